@@ -1,0 +1,163 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/data/example.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace torchfeed {
+
+namespace loader {
+class BatchArena;
+class Lease;
+struct Record;
+}  // namespace loader
+
+/// Writes one batch (or request) into its slot. Handed to BatchCodec<T>::encode; not kept beyond the call.
+/// Used by one thread at a time.
+class BatchWriter {
+ public:
+  explicit BatchWriter(loader::BatchArena& arena);
+
+  /// Writes `size` bytes as they are.
+  void bytes(const void* data, std::size_t size);
+
+  /// Writes a trivially copyable value as its bytes. Pointers make no sense on the other side.
+  template <typename T>
+  void value(const T& value) {
+    static_assert(std::is_trivially_copyable_v<T> && !std::is_pointer_v<T>);
+    bytes(&value, sizeof(T));
+  }
+
+  /// Writes a dense CPU tensor, or an undefined one: its dtype, sizes, requires_grad and elements. If it is
+  /// contiguous and lives in the slot (see empty_batch) its elements stay where they are; else they are copied
+  /// there, compact. Throws c10::Error for other layouts and devices.
+  void tensor(const at::Tensor& tensor);
+
+  /// Closes the record: to be called once, after all else.
+  loader::Record finish();
+
+ private:
+  loader::BatchArena& arena_;
+};
+
+/// Reads what BatchWriter wrote, in the same order. Handed to BatchCodec<T>::decode; not kept beyond the call.
+class BatchReader {
+ public:
+  /// Tensors are views of the slot that share `lease`, or copies of their own if there is none.
+  BatchReader(const std::byte* base, const loader::Record& record, loader::Lease* lease);
+
+  void bytes(void* data, std::size_t size);
+
+  template <typename T>
+  T value() {
+    static_assert(std::is_trivially_copyable_v<T> && std::is_default_constructible_v<T>);
+    T value;
+    bytes(&value, sizeof(T));
+    return value;
+  }
+
+  at::Tensor tensor();
+
+ private:
+  const std::byte* base_;
+  const std::byte* position_;
+  const std::byte* end_;
+  loader::Lease* lease_;
+};
+
+namespace detail {
+template <typename>
+inline constexpr bool kNoCodec = false;
+}  // namespace detail
+
+/// How a type travels between trainer and workers, as a request (what a sampler gives) or as a batch (what a
+/// dataset gives). Specialise it for a type of your own:
+///
+///     template <>
+///     struct torchfeed::BatchCodec<MyBatch> {
+///       static void encode(BatchWriter& writer, const MyBatch& batch) {
+///         writer.tensor(batch.prices);
+///         writer.value(batch.count);
+///       }
+///       static MyBatch decode(BatchReader& reader) {
+///         MyBatch batch;
+///         batch.prices = reader.tensor();
+///         batch.count = reader.value<int>();
+///         return batch;
+///       }
+///     };
+///
+/// `encode` runs in the process that made the value, `decode` in the other; both in one thread.
+template <typename T, typename Enable = void>
+struct BatchCodec {
+  static_assert(detail::kNoCodec<T>,
+                "torchfeed cannot send this type between processes: specialise torchfeed::BatchCodec<T> with "
+                "static void encode(BatchWriter&, const T&) and static T decode(BatchReader&)");
+};
+
+/// Numbers and enumerations.
+template <typename T>
+struct BatchCodec<T, std::enable_if_t<std::is_arithmetic_v<T> || std::is_enum_v<T>>> {
+  static void encode(BatchWriter& writer, const T& value) { writer.value(value); }
+  static T decode(BatchReader& reader) { return reader.value<T>(); }
+};
+
+/// Tensors: dense, on the CPU, any dtype and size.
+template <>
+struct BatchCodec<at::Tensor> {
+  static void encode(BatchWriter& writer, const at::Tensor& tensor) { writer.tensor(tensor); }
+  static at::Tensor decode(BatchReader& reader) { return reader.tensor(); }
+};
+
+/// Examples of any two types that travel themselves.
+template <typename Data, typename Target>
+struct BatchCodec<torch::data::Example<Data, Target>> {
+  static void encode(BatchWriter& writer, const torch::data::Example<Data, Target>& example) {
+    BatchCodec<Data>::encode(writer, example.data);
+    BatchCodec<Target>::encode(writer, example.target);
+  }
+  static torch::data::Example<Data, Target> decode(BatchReader& reader) {
+    auto data = BatchCodec<Data>::decode(reader);
+    auto target = BatchCodec<Target>::decode(reader);
+    return {std::move(data), std::move(target)};
+  }
+};
+
+/// Vectors; of numbers in one piece, as the samplers' indices are.
+template <typename T>
+struct BatchCodec<std::vector<T>> {
+  static constexpr bool kInOnePiece = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
+
+  static void encode(BatchWriter& writer, const std::vector<T>& values) {
+    writer.value<std::uint64_t>(values.size());
+    if constexpr (kInOnePiece) {
+      writer.bytes(values.data(), values.size() * sizeof(T));
+    } else {
+      for (const auto& value : values) {
+        BatchCodec<T>::encode(writer, value);
+      }
+    }
+  }
+
+  static std::vector<T> decode(BatchReader& reader) {
+    const auto size = static_cast<std::size_t>(reader.value<std::uint64_t>());
+    std::vector<T> values;
+    if constexpr (kInOnePiece) {
+      values.resize(size);
+      reader.bytes(values.data(), size * sizeof(T));
+    } else {
+      values.reserve(size);
+      for (std::size_t i = 0; i < size; ++i) {
+        values.push_back(BatchCodec<T>::decode(reader));
+      }
+    }
+    return values;
+  }
+};
+
+}  // namespace torchfeed

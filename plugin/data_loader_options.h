@@ -1,0 +1,94 @@
+#pragma once
+
+#include <torchfeed/plugin/worker_info.h>
+
+#include <torch/arg.h>
+#include <torch/data/dataloader_options.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+namespace torchfeed {
+
+/// For `num_workers`: the loader chooses.
+inline constexpr std::int64_t kAuto = -1;
+
+/// Options of `make_data_loader`, set in a chain. torch::data's options convert to them, and torch::data's
+/// names work beside Python's: workers = num_workers, enforce_ordering = in_order.
+/// Values are checked when the loader is made; a bad one raises c10::Error with what was expected and got.
+struct DataLoaderOptions {
+  DataLoaderOptions() = default;
+  /* implicit */ DataLoaderOptions(std::size_t batch_size) : batch_size_(batch_size) {}
+  /* implicit */ DataLoaderOptions(const torch::data::DataLoaderOptions& options);
+
+  /// Samples a batch; at least 1.
+  TORCH_ARG(std::size_t, batch_size) = 1;
+
+  /// Worker processes: 0 makes batches in the trainer's thread, kAuto asks the threading plan. At most 1024.
+  TORCH_ARG(std::int64_t, num_workers) = 0;
+
+  /// What a worker is.
+  TORCH_ARG(WorkerMode, worker_mode) = WorkerMode::kProcess;
+
+  /// Batches asked for ahead, a worker; at least 1.
+  TORCH_ARG(std::size_t, prefetch_factor) = 2;
+
+  /// Batches asked for ahead in all; replaces prefetch_factor * num_workers. At least 1.
+  TORCH_ARG(std::optional<std::size_t>, max_jobs);
+
+  /// Whether workers live on after an epoch.
+  TORCH_ARG(bool, persistent_workers) = true;
+
+  /// Whether batches come in the sampler's order; else as they are done.
+  TORCH_ARG(bool, in_order) = true;
+
+  /// Whether a last batch of fewer than batch_size samples is left out.
+  TORCH_ARG(bool, drop_last) = false;
+
+  /// How long the trainer waits for a batch before it gets a WorkerError; none: for ever.
+  TORCH_ARG(std::optional<std::chrono::milliseconds>, timeout);
+
+  /// Seed of `generator()` and of torch's generator in workers; drawn from torch's default generator if not given.
+  TORCH_ARG(std::optional<std::uint64_t>, seed);
+
+  /// Called with its number in each new worker, before its first batch.
+  TORCH_ARG(std::function<void(int)>, worker_init_fn);
+
+  /// How many dead workers are replaced in the loader's life.
+  TORCH_ARG(std::size_t, max_worker_restarts) = 100;
+
+  /// Most bytes of shared memory that all batches may take together; default: half of the available memory.
+  TORCH_ARG(std::optional<std::size_t>, shared_memory_budget);
+
+ public:
+  /// torch::data's name of num_workers.
+  DataLoaderOptions& workers(std::size_t value) { return num_workers(static_cast<std::int64_t>(value)); }
+  std::size_t workers() const { return num_workers_ < 0 ? 0 : static_cast<std::size_t>(num_workers_); }
+  /// torch::data's name of in_order.
+  DataLoaderOptions& enforce_ordering(bool value) { return in_order(value); }
+  bool enforce_ordering() const { return in_order_; }
+};
+
+/// The options as a loader uses them: every value set and checked.
+struct FullDataLoaderOptions {
+  /// Throws c10::Error if a value is out of range.
+  static FullDataLoaderOptions resolve(const DataLoaderOptions& options);
+
+  std::size_t batch_size = 1;
+  std::size_t workers = 0;
+  WorkerMode worker_mode = WorkerMode::kProcess;
+  std::size_t max_jobs = 0;
+  bool persistent_workers = true;
+  bool enforce_ordering = true;
+  bool drop_last = false;
+  std::optional<std::chrono::milliseconds> timeout;
+  std::uint64_t seed = 0;
+  std::function<void(int)> worker_init_fn;
+  std::size_t max_worker_restarts = 0;
+  std::size_t shared_memory_budget = 0;
+};
+
+}  // namespace torchfeed

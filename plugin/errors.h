@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace torchfeed {
+
+/// A worker died, hung, or threw something that has no standard type. The loader stays usable: the next
+/// increment of the iterator goes on with the next batch.
+class WorkerError : public std::runtime_error {
+ public:
+  WorkerError(const std::string& message, int worker, std::uint64_t batch, std::vector<std::size_t> indices,
+              int signal);
+
+  /// Number of the worker, or -1 if none had taken the batch.
+  int worker() const noexcept { return worker_; }
+  /// Number of the batch in its epoch, from 0.
+  std::uint64_t batch() const noexcept { return batch_; }
+  /// The dataset's indices that were asked for; empty if the request holds no indices.
+  const std::vector<std::size_t>& indices() const noexcept { return indices_; }
+  /// The signal that ended the worker, 0 if none.
+  int signal() const noexcept { return signal_; }
+
+ private:
+  int worker_;
+  std::uint64_t batch_;
+  std::vector<std::size_t> indices_;
+  int signal_;
+};
+
+}  // namespace torchfeed

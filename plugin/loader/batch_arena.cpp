@@ -1,0 +1,51 @@
+#include <torchfeed/plugin/batch_memory.h>
+#include <torchfeed/plugin/loader/batch_arena.h>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/DefaultDtype.h>
+#include <c10/util/accumulate.h>
+
+namespace torchfeed {
+namespace loader {
+namespace {
+
+constexpr std::uint64_t kAlignment = 64;  // a cache line, and the widest vector register
+
+constexpr std::uint64_t align(std::uint64_t offset) { return (offset + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+BatchArena::BatchArena(SlotRing& ring, std::uint32_t index, std::uint64_t begin)
+    : ring_(ring), index_(index), base_(ring.payload(index)), begin_(align(begin)), used_(begin_) {}
+
+std::byte* BatchArena::allocate(std::uint64_t bytes) {
+  const std::uint64_t begin = align(used_);
+  ring_.reserve(index_, begin + bytes);
+  used_ = begin + bytes;
+  return base_ + begin;
+}
+
+bool BatchArena::contains(const void* data, std::uint64_t bytes) const noexcept {
+  const auto* first = static_cast<const std::byte*>(data);
+  return first >= base_ + begin_ && first + bytes <= base_ + used_;
+}
+
+BatchArena*& current_arena() noexcept {
+  thread_local BatchArena* arena = nullptr;
+  return arena;
+}
+
+}  // namespace loader
+
+at::Tensor empty_batch(at::IntArrayRef sizes, at::TensorOptions options) {
+  loader::BatchArena* arena = loader::current_arena();
+  if (arena == nullptr || !options.device().is_cpu() || options.layout() != at::kStrided) {
+    return at::empty(sizes, options);
+  }
+  const auto bytes = static_cast<std::uint64_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();
+  return at::from_blob(arena->allocate(bytes), sizes, options);
+}
+
+}  // namespace torchfeed

@@ -1,0 +1,98 @@
+#include <torchfeed/plugin/loader/batch_scope.h>
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <mutex>
+
+namespace torchfeed {
+namespace loader {
+namespace {
+
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every bit of the seed depends on every bit of the input.
+std::uint64_t mix(std::uint64_t value) {
+  value += 0x9e3779b97f4a7c15U;
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9U;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111ebU;
+  return value ^ (value >> 31);
+}
+
+std::uint64_t seed_of(const BatchId& id) { return mix(mix(mix(id.seed) ^ id.epoch) ^ id.batch); }
+
+/// This thread's batch, for generator(); seeded only when asked for.
+struct CurrentBatch {
+  bool active = false;
+  bool seeded = false;
+  std::uint64_t seed = 0;
+  at::Generator generator;
+};
+
+CurrentBatch& current_batch() {
+  thread_local CurrentBatch batch;
+  return batch;
+}
+
+std::optional<WorkerInfo>& current_worker() {
+  thread_local std::optional<WorkerInfo> info;
+  return info;
+}
+
+at::CPUGeneratorImpl* default_generator() {
+  return static_cast<at::CPUGeneratorImpl*>(at::detail::getDefaultCPUGenerator().unsafeGetGeneratorImpl());
+}
+
+}  // namespace
+
+struct BatchScope::GeneratorState {
+  std::shared_ptr<at::CPUGeneratorImpl> copy;
+};
+
+BatchScope::BatchScope(const BatchId& id, BatchArena* arena, bool restore) {
+  auto& batch = current_batch();
+  batch.active = true;
+  batch.seeded = false;
+  batch.seed = seed_of(id);
+  auto* generator = default_generator();
+  const std::lock_guard<std::mutex> lock(generator->mutex_);
+  if (restore) {
+    saved_ = std::make_unique<GeneratorState>(GeneratorState{generator->clone()});
+  }
+  // Another stream than generator()'s, so that code which uses both sees independent numbers.
+  generator->set_current_seed(mix(batch.seed));
+  current_arena() = arena;
+}
+
+BatchScope::~BatchScope() {
+  current_arena() = nullptr;
+  current_batch().active = false;
+  if (saved_) {
+    auto* generator = default_generator();
+    const std::lock_guard<std::mutex> lock(generator->mutex_);
+    generator->set_engine(saved_->copy->engine());
+    generator->set_next_float_normal_sample(saved_->copy->next_float_normal_sample());
+    generator->set_next_double_normal_sample(saved_->copy->next_double_normal_sample());
+  }
+}
+
+void set_worker_info(const WorkerInfo& info) { current_worker() = info; }
+
+}  // namespace loader
+
+std::optional<WorkerInfo> worker_info() { return loader::current_worker(); }
+
+at::Generator generator() {
+  auto& batch = loader::current_batch();
+  if (!batch.active) {
+    return at::detail::getDefaultCPUGenerator();
+  }
+  if (!batch.generator.defined()) {
+    batch.generator = at::detail::createCPUGenerator();
+  }
+  if (!batch.seeded) {
+    const std::lock_guard<std::mutex> lock(batch.generator.mutex());
+    batch.generator.set_current_seed(batch.seed);
+    batch.seeded = true;
+  }
+  return batch.generator;
+}
+
+}  // namespace torchfeed

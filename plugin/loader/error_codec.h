@@ -1,0 +1,27 @@
+#pragma once
+
+#include <torchfeed/plugin/loader/slot_ring.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace torchfeed::loader {
+
+/// In a catch block of a worker: writes down the exception at hand.
+void encode_current_exception(ErrorRecord& record, int worker) noexcept;
+
+/// In the trainer: throws what the record tells. Standard and c10 exceptions keep their type; a dead worker and all
+/// else becomes a WorkerError. The text names worker, batch and indices.
+[[noreturn]] void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vector<std::size_t>& indices);
+
+/// In the trainer: no result for a batch within the time-out. `worker` is -1 if none has taken the batch.
+[[noreturn]] void throw_timeout(std::int64_t milliseconds, int worker, std::uint64_t batch,
+                                const std::vector<std::size_t>& indices);
+
+/// In the trainer: there is no worker and there will be none. `error` is the errno of the fork that failed, 0 if the
+/// restarts are used up, -1 if the fork server is dead.
+[[noreturn]] void throw_no_workers(int error, std::uint32_t restarts, std::uint64_t batch,
+                                   const std::vector<std::size_t>& indices);
+
+}  // namespace torchfeed::loader

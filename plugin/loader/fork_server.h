@@ -1,0 +1,41 @@
+#pragma once
+
+#include <torchfeed/plugin/loader/file_descriptor.h>
+#include <torchfeed/plugin/loader/worker.h>
+
+#include <sys/types.h>
+
+namespace torchfeed::loader {
+
+/// The trainer's handle of the fork server: a child process, made from the trainer when the loader is, that forks the
+/// workers, buries the dead ones, gives back what they held and forks others in their place. Workers come from this
+/// process and not from the trainer, as it has one thread and stays as the trainer was at the beginning.
+///
+/// The server dies with the trainer (it watches a pidfd of it, as PR_SET_PDEATHSIG would fire when the thread ends
+/// that made the loader), and the workers die with the server.
+/// All methods: the trainer, one thread at a time.
+class ForkServer {
+ public:
+  /// Forks the server; workers start at once, as many as the ring's target_workers says.
+  /// `job` must stay as it is until the call returns. Throws std::system_error if the fork fails.
+  ForkServer(const WorkerJob& job, std::uint32_t max_restarts);
+
+  /// Ends workers and server, and waits for them. Idle workers leave by themselves, busy ones are killed soon.
+  ~ForkServer();
+  ForkServer(const ForkServer&) = delete;
+  ForkServer& operator=(const ForkServer&) = delete;
+
+  /// Whether the server still runs. A system call.
+  bool alive() const noexcept;
+
+  /// Makes the server look at target_workers.
+  void poke() noexcept;
+
+ private:
+  SlotRing& ring_;
+  FileDescriptor commands_;  // eventfd: poke
+  FileDescriptor server_;    // pidfd
+  pid_t pid_ = -1;
+};
+
+}  // namespace torchfeed::loader

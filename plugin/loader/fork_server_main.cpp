@@ -1,0 +1,200 @@
+#include <torchfeed/plugin/loader/file_descriptor.h>
+#include <torchfeed/plugin/loader/fork_server_main.h>
+#include <torchfeed/plugin/loader/process_setup.h>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <optional>
+#include <vector>
+
+namespace torchfeed::loader {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// At the end a worker may finish the batch it is at; nobody waits for that batch, so not for long.
+constexpr std::chrono::milliseconds kGrace{200};
+// A fork that failed for want of memory or processes is tried again, so long as other workers live.
+constexpr std::chrono::milliseconds kForkRetry{50};
+
+// How a worker ends that was sent home: a dataset that calls exit() must not look like it.
+constexpr int kLeftStatus = 113;
+
+class Server {
+ public:
+  Server(const WorkerJob& job, std::uint32_t max_restarts, int commands, int trainer)
+      : job_(job), ring_(*job.ring), max_restarts_(max_restarts), commands_(commands), trainer_(trainer) {
+    workers_.resize(static_cast<std::size_t>(job.count), 0);
+    sigset_t child;
+    ::sigemptyset(&child);
+    ::sigaddset(&child, SIGCHLD);
+    ::sigprocmask(SIG_SETMASK, &child, nullptr);
+    children_ = FileDescriptor(::signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK));
+  }
+
+  [[noreturn]] void run() {
+    for (;;) {
+      const bool stop = ring_.header().stop.load(std::memory_order_seq_cst) != 0;
+      if (stop) {
+        if (alive() == 0) {
+          leave(0);
+        }
+        if (!deadline_) {
+          deadline_ = Clock::now() + kGrace;
+        } else if (Clock::now() >= *deadline_) {
+          leave(0);
+        }
+      } else {
+        fork_missing_workers();
+      }
+      wait_for_event(stop);
+      bury_dead_workers();
+    }
+  }
+
+ private:
+  void wait_for_event(bool stop) {
+    pollfd events[] = {{children_.get(), POLLIN, 0}, {commands_, POLLIN, 0}, {trainer_, POLLIN, 0}};
+    const auto timeout = stop ? kGrace : (fork_failed_ ? kForkRetry : std::chrono::milliseconds(-1));
+    ::poll(events, 3, static_cast<int>(timeout.count()));
+    if (events[2].revents != 0) {
+      leave(1);  // the trainer is dead: nobody wants anything any more
+    }
+    if (events[1].revents != 0) {
+      eventfd_t value = 0;
+      ::eventfd_read(commands_, &value);
+    }
+    if (events[0].revents != 0) {
+      signalfd_siginfo info{};
+      while (::read(children_.get(), &info, sizeof(info)) > 0) {
+      }
+    }
+  }
+
+  void fork_missing_workers() {
+    RingHeader& header = ring_.header();
+    fork_failed_ = false;
+    const std::uint32_t target = header.target_workers.load(std::memory_order_seq_cst);
+    for (std::uint32_t id = 0; id < target && id < workers_.size(); ++id) {
+      if (workers_[id] != 0) {
+        continue;
+      }
+      if (deaths_ > max_restarts_) {
+        break;
+      }
+      const pid_t pid = ::fork();
+      if (pid == 0) {
+        become_worker(static_cast<int>(id));
+      }
+      if (pid < 0) {
+        fork_failed_ = true;
+        header.broken_errno.store(errno, std::memory_order_relaxed);
+        break;
+      }
+      workers_[id] = pid;
+    }
+    const std::uint32_t count = alive();
+    header.alive_workers.store(count, std::memory_order_release);
+    if (target == 0 && count == 0) {
+      ring_.wake_trainer();  // it may wait for the last one to leave
+    }
+    if (target > 0 && count == 0) {
+      if (!fork_failed_) {
+        header.broken_errno.store(0, std::memory_order_relaxed);
+      }
+      header.broken.store(1, std::memory_order_release);
+      ring_.wake_trainer();
+    } else {
+      header.broken.store(0, std::memory_order_release);
+    }
+  }
+
+  void bury_dead_workers() {
+    int status = 0;
+    for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+      for (std::size_t id = 0; id < workers_.size(); ++id) {
+        if (workers_[id] == pid) {
+          workers_[id] = 0;
+          bury(static_cast<std::uint32_t>(id), status);
+        }
+      }
+    }
+  }
+
+  void bury(std::uint32_t id, int status) {
+    const bool left = WIFEXITED(status) && WEXITSTATUS(status) == kLeftStatus && !ring_.holds_slot(id);
+    // Counted first: once the batch is given back, the trainer may see it and ask for the statistics.
+    if (!left && ++deaths_ <= max_restarts_) {
+      ring_.header().restarts.fetch_add(1, std::memory_order_relaxed);
+    }
+    ring_.recover(id, WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+  }
+
+  [[noreturn]] void become_worker(int id) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != self_) {
+      ::_exit(1);  // the server died before the line above
+    }
+    children_ = FileDescriptor();
+    ::close(commands_);
+    ::close(trainer_);
+    enter_worker_process(id);
+    run_worker(job_, id);
+    std::cout.flush();
+    std::fflush(stdout);
+    ::_exit(kLeftStatus);
+  }
+
+  std::uint32_t alive() const {
+    std::uint32_t count = 0;
+    for (const pid_t pid : workers_) {
+      count += pid != 0 ? 1 : 0;
+    }
+    return count;
+  }
+
+  [[noreturn]] void leave(int status) {
+    for (const pid_t pid : workers_) {
+      if (pid != 0) {
+        ::kill(pid, SIGKILL);
+      }
+    }
+    for (const pid_t pid : workers_) {
+      if (pid != 0) {
+        ::waitpid(pid, nullptr, 0);
+      }
+    }
+    ::_exit(status);
+  }
+
+  const pid_t self_ = ::getpid();
+  const WorkerJob& job_;
+  SlotRing& ring_;
+  std::uint32_t max_restarts_;
+  int commands_;
+  int trainer_;
+  FileDescriptor children_;     // signalfd of SIGCHLD
+  std::vector<pid_t> workers_;  // by id; 0: none
+  std::uint32_t deaths_ = 0;
+  bool fork_failed_ = false;
+  std::optional<Clock::time_point> deadline_;
+};
+
+}  // namespace
+
+void run_fork_server(const WorkerJob& job, std::uint32_t max_restarts, int commands, int trainer) {
+  enter_server_process();
+  Server(job, max_restarts, commands, trainer).run();
+}
+
+}  // namespace torchfeed::loader

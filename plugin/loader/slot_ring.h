@@ -1,0 +1,197 @@
+#pragma once
+
+#include <torchfeed/plugin/loader/segment.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <type_traits>
+
+namespace torchfeed::loader {
+
+/// Most workers of one loader.
+inline constexpr std::uint32_t kMaxWorkers = 1024;
+/// A batch that has killed this many workers is given up.
+inline constexpr std::uint32_t kMaxDeaths = 3;
+
+/// Where a slot is on the batch's way. README.md in this folder draws who may make which step.
+enum class SlotState : std::uint8_t {
+  kFree,    ///< the trainer's to post
+  kPosted,  ///< holds a request, any worker's to claim
+  kTaken,   ///< `owner` makes the batch; the fork server's if that worker is dead
+  kDone,    ///< holds a batch, the trainer's to take
+  kFailed,  ///< holds an error, the trainer's to take
+  kLeased,  ///< tensors of the trainer's live in it
+};
+
+/// State, owner and ticket of a slot in one atomic word, so that each step is one compare-and-swap and no process
+/// can die half-way through it. Tickets count requests since the loader was made: the lowest one is claimed first,
+/// and no word ever comes back (2^40 tickets).
+struct SlotWord {
+  SlotState state = SlotState::kFree;
+  std::uint16_t owner = 0;
+  std::uint64_t ticket = 0;
+
+  static SlotWord unpack(std::uint64_t word) noexcept {
+    return {static_cast<SlotState>(word & 0xff), static_cast<std::uint16_t>(word >> 8), word >> 24};
+  }
+  std::uint64_t pack() const noexcept {
+    return (ticket << 24) | (static_cast<std::uint64_t>(owner) << 8) | static_cast<std::uint64_t>(state);
+  }
+};
+
+/// Which batch, of which epoch, under which seed: all that its random numbers depend on.
+struct BatchId {
+  std::uint64_t seed = 0;
+  std::uint64_t epoch = 0;
+  std::uint64_t batch = 0;
+};
+
+/// Offsets, within a slot's memory, of something that BatchWriter wrote: tensors first, then the stream of values.
+struct Record {
+  std::uint64_t end = 0;           ///< first byte behind it
+  std::uint64_t stream_begin = 0;  ///< the stream that BatchReader reads
+  std::uint64_t stream_bytes = 0;
+};
+
+/// What went wrong with a batch.
+struct ErrorRecord {
+  static constexpr std::size_t kTextBytes = 3584;  ///< longer texts are cut
+  std::uint32_t kind;                              ///< an ErrorKind
+  std::int32_t worker;
+  std::int32_t signal;  ///< that ended the worker, 0 if none
+  std::uint32_t text_bytes;
+  char text[kTextBytes];
+};
+
+/// A slot's description, in shared memory. Who may write: see each part.
+struct Slot {
+  // The trainer, while the slot is free.
+  BatchId id;
+  Record request;
+  // The worker that has taken it (or, after that worker's death, the fork server).
+  Record result;
+  std::int64_t produce_nanoseconds;
+  std::uint32_t deaths;
+  ErrorRecord error;
+  // Bytes of the slot's memory that are committed. Whoever may write the slot may let it grow.
+  std::atomic<std::uint64_t> committed;
+};
+
+/// The loader's state in shared memory, the same for all processes.
+struct RingHeader {
+  // Constant once made.
+  std::uint32_t slot_count;
+  std::uint32_t spins;  ///< looks before sleeping; 0 where processes outnumber cores
+  std::uint64_t slot_bytes;
+  std::uint64_t budget_bytes;
+
+  // Written by the trainer.
+  alignas(64) std::atomic<std::uint32_t> target_workers;  ///< workers with an id at or above it leave
+  std::atomic<std::uint32_t> stop;
+
+  // Written by whoever commits memory.
+  alignas(64) std::atomic<std::uint64_t> committed_bytes;
+
+  // The trainer's wish, taken back by the worker that meets it.
+  alignas(64) std::atomic<std::uint64_t> awaited;
+  std::atomic<std::uint32_t> trainer_wake;  ///< futex
+
+  // Written by the fork server.
+  alignas(64) std::atomic<std::uint32_t> alive_workers;
+  std::atomic<std::uint32_t> restarts;
+  std::atomic<std::uint32_t> broken;  ///< no worker is left and none can be made
+  std::atomic<std::int32_t> broken_errno;
+
+  // One bit a worker: set by itself before it sleeps, cleared by who wakes it (or buries it).
+  alignas(64) std::atomic<std::uint64_t> sleeping[kMaxWorkers / 64];
+  std::atomic<std::uint32_t> worker_wake[kMaxWorkers];  ///< futexes
+};
+
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free &&
+              std::atomic<std::int32_t>::is_always_lock_free);
+static_assert(std::is_trivially_copyable_v<Record> && std::is_trivially_copyable_v<ErrorRecord>);
+static_assert(std::is_standard_layout_v<Slot> && std::is_standard_layout_v<RingHeader>);
+
+/// Each process's view of the ring. Every method says who may call it.
+class SlotRing {
+ public:
+  /// Lays out a new ring. `spins`: how often to look before sleeping.
+  SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::uint32_t spins);
+
+  RingHeader& header() noexcept { return *header_; }
+  const RingHeader& header() const noexcept { return *header_; }
+  std::uint32_t size() const noexcept { return header_->slot_count; }
+  Slot& slot(std::uint32_t index) noexcept { return slots_[index]; }
+  std::byte* payload(std::uint32_t index) noexcept { return payloads_ + index * header_->slot_bytes; }
+  SlotWord word(std::uint32_t index) const noexcept {
+    return SlotWord::unpack(words_[index].load(std::memory_order_acquire));
+  }
+
+  /// The slot's owner: lets its memory grow to `bytes`. Throws c10::Error if the budget does not allow it, with
+  /// both sizes, or if the system has no memory.
+  void reserve(std::uint32_t index, std::uint64_t bytes);
+
+  // ---- Trainer ----
+
+  /// A slot to post, the first free one, so that few stay warm; none if all are in use. Requests and results with a
+  /// ticket below `first_ticket` are dropped, as nobody waits for them any more.
+  std::optional<std::uint32_t> find_free(std::uint64_t first_ticket) noexcept;
+  /// free -> posted; wakes a worker if one sleeps.
+  void post(std::uint32_t index, std::uint64_t ticket) noexcept;
+  /// posted -> free; false if a worker was faster.
+  bool cancel(std::uint32_t index) noexcept;
+  bool has_result(std::uint32_t index) const noexcept {
+    const auto state = word(index).state;
+    return state == SlotState::kDone || state == SlotState::kFailed;
+  }
+  /// Sleeps until slot `index` has a result (any slot, if none is named), or something else is worth a look, or
+  /// `timeout` is over.
+  void wait_for_result(std::optional<std::uint32_t> index, std::chrono::nanoseconds timeout) noexcept;
+  /// Sleeps while workers are alive, until one ends or `timeout` is over.
+  void wait_for_workers_to_leave(std::chrono::nanoseconds timeout) noexcept;
+  /// done -> leased.
+  void lease(std::uint32_t index) noexcept { step(index, SlotState::kLeased); }
+  /// done, failed or leased -> free. Any thread of the trainer that holds the slot's last tensor.
+  void free(std::uint32_t index) noexcept { step(index, SlotState::kFree); }
+  /// Asks all workers to look at `stop` and `target_workers`.
+  void wake_all_workers() noexcept;
+
+  // ---- Worker ----
+
+  /// posted -> taken by `worker`: the request with the lowest ticket. Sleeps while there is none. Returns none when
+  /// the worker has to leave.
+  std::optional<std::uint32_t> wait_for_work(std::uint32_t worker) noexcept;
+  /// taken -> done or failed; wakes the trainer if it waits for this one.
+  void finish(std::uint32_t index, SlotState result) noexcept;
+
+  // ---- Fork server ----
+
+  /// Whether a dead worker was at a batch.
+  bool holds_slot(std::uint32_t worker) const noexcept;
+  /// Takes back what a dead worker held: taken -> posted, or failed after kMaxDeaths with `signal`.
+  void recover(std::uint32_t worker, int signal) noexcept;
+  /// Makes the trainer look at the header.
+  void wake_trainer() noexcept;
+
+ private:
+  bool any_result(std::optional<std::uint32_t> index) const noexcept;
+  std::optional<std::uint32_t> claim(std::uint32_t worker) noexcept;
+  bool has_posted() const noexcept;
+  bool must_leave(std::uint32_t worker) const noexcept;
+  void wake_worker() noexcept;
+  bool set_awake(std::uint32_t worker) noexcept;
+  bool wake_if_asleep(std::uint32_t worker) noexcept;
+  void step(std::uint32_t index, SlotState to) noexcept;
+
+  std::unique_ptr<Segment> segment_;
+  RingHeader* header_ = nullptr;
+  std::atomic<std::uint64_t>* words_ = nullptr;
+  Slot* slots_ = nullptr;
+  std::byte* payloads_ = nullptr;
+};
+
+}  // namespace torchfeed::loader

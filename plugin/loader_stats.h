@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+
+namespace torchfeed {
+
+/// What a DataLoader has done since it was made. Read by `DataLoader::stats()` in the trainer's thread.
+struct LoaderStats {
+  std::uint64_t batches = 0;          ///< batches handed out
+  std::uint64_t bytes = 0;            ///< payload of those batches that came from workers, in bytes
+  double wait_seconds = 0;            ///< time in which the trainer had no batch; inline, the time making them
+  double produce_seconds = 0;         ///< time making batches, summed over workers
+  std::uint64_t worker_restarts = 0;  ///< workers replaced after a death
+  std::uint64_t copied_batches = 0;   ///< batches copied out of their slot because too many were kept
+  int workers = 0;                    ///< workers now, 0 inline
+};
+
+}  // namespace torchfeed

@@ -1,0 +1,111 @@
+#include <torchfeed/plugin/threading/blas_threads.h>
+
+#include <dlfcn.h>
+#include <link.h>
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+namespace torchfeed::threading {
+namespace {
+
+/// The functions of the library in use. The handle that they came through stays open for the life of the process.
+struct Blas {
+  BlasLibrary library = BlasLibrary::kNone;
+  int (*get)() = nullptr;
+  void (*set)(int) = nullptr;
+};
+
+/// What openblas_get_parallel() returns for the build with pthreads.
+constexpr int kOpenBlasPthreads = 1;
+
+Blas look_in(void* handle) {
+  Blas blas;
+  blas.get = reinterpret_cast<int (*)()>(dlsym(handle, "openblas_get_num_threads"));
+  blas.set = reinterpret_cast<void (*)(int)>(dlsym(handle, "openblas_set_num_threads"));
+  if (blas.get && blas.set) {
+    const auto parallel = reinterpret_cast<int (*)()>(dlsym(handle, "openblas_get_parallel"));
+    blas.library =
+        !parallel || parallel() == kOpenBlasPthreads ? BlasLibrary::kOpenBlas : BlasLibrary::kOpenBlasOnOpenMp;
+    return blas;
+  }
+  blas.get = reinterpret_cast<int (*)()>(dlsym(handle, "MKL_Get_Max_Threads"));
+  blas.set = reinterpret_cast<void (*)(int)>(dlsym(handle, "MKL_Set_Num_Threads"));
+  if (blas.get && blas.set) blas.library = BlasLibrary::kMkl;
+  return blas;
+}
+
+int collect_library(dl_phdr_info* info, size_t, void* data) {
+  const std::string path = info->dlpi_name ? info->dlpi_name : "";
+  const std::string name = path.substr(path.find_last_of('/') + 1);
+  if (name.find("blas") != std::string::npos || name.find("mkl") != std::string::npos)
+    static_cast<std::vector<std::string>*>(data)->push_back(path);
+  return 0;
+}
+
+Blas find_blas() {
+  if (const Blas global = look_in(RTLD_DEFAULT); global.library != BlasLibrary::kNone) return global;
+  // A LibTorch that was opened with RTLD_LOCAL (a plug-in, Python) keeps its symbols out of the global scope.
+  std::vector<std::string> paths;
+  dl_iterate_phdr(collect_library, &paths);
+  for (const std::string& path : paths) {
+    void* handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (!handle) continue;
+    if (const Blas found = look_in(handle); found.library != BlasLibrary::kNone) return found;
+    dlclose(handle);
+  }
+  return {};
+}
+
+const Blas& blas() {
+  static const Blas found = find_blas();
+  return found;
+}
+
+}  // namespace
+
+BlasLibrary blas_library() { return blas().library; }
+
+const char* blas_library_name(BlasLibrary library) {
+  switch (library) {
+    case BlasLibrary::kOpenBlas:
+      return "OpenBLAS";
+    case BlasLibrary::kOpenBlasOnOpenMp:
+      return "OpenBLAS on OpenMP";
+    case BlasLibrary::kMkl:
+      return "MKL";
+    case BlasLibrary::kNone:
+      break;
+  }
+  return "no BLAS library with threads of its own";
+}
+
+std::optional<int> blas_num_threads() {
+  if (blas().library == BlasLibrary::kNone) return std::nullopt;
+  return blas().get();
+}
+
+bool set_blas_num_threads(int count) {
+  const Blas& found = blas();
+  if (count < 1 || found.library == BlasLibrary::kNone) return false;
+  // OpenBLAS on OpenMP would call omp_set_num_threads and so change ATen's count.
+  if (found.library == BlasLibrary::kOpenBlasOnOpenMp) return found.get() == count;
+  // Setting the number that is there already would still start a pool that a fork has ended.
+  if (found.get() != count) found.set(count);
+  return found.get() == count;
+}
+
+SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
+  if (blas().library != BlasLibrary::kOpenBlas && blas().library != BlasLibrary::kMkl) return;
+  const int count = blas().get();
+  if (count == 1) return;
+  previous_ = count;
+  blas().set(1);
+}
+
+SingleThreadedBlasScope::~SingleThreadedBlasScope() {
+  if (previous_ > 0 && getpid() == owner_) blas().set(previous_);
+}
+
+}  // namespace torchfeed::threading

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+
+namespace torchfeed::threading {
+
+/// The BLAS library with threads of its own that this process has loaded, found at run time.
+enum class BlasLibrary {
+  /// None: a BLAS without threads, or one whose functions are hidden inside LibTorch (the official archives' MKL, which
+  /// at::set_num_threads sizes).
+  kNone,
+  /// OpenBLAS with its own pthreads: a pool that at::set_num_threads does not size.
+  kOpenBlas,
+  /// OpenBLAS built on OpenMP, or without threads: its count follows OpenMP's, so it is read and never set here.
+  kOpenBlasOnOpenMp,
+  kMkl,
+};
+
+BlasLibrary blas_library();
+const char* blas_library_name(BlasLibrary library);
+
+/// The number of threads that BLAS uses; empty without a library that tells.
+std::optional<int> blas_num_threads();
+
+/// Sets the number and reads it back: true where it is now `count`. False without a library, for `count` < 1, and where
+/// the library keeps another number (OpenBLAS has a limit from when it was built).
+/// May be called by one thread at a time. Not for a forked child: see SingleThreadedBlasScope.
+bool set_blas_num_threads(int count);
+
+/// Holds BLAS at one thread in this process for the time of a fork, so that the child starts with a count of one.
+///
+/// OpenBLAS ends its pool in the parent's fork handler. In the child the first product starts the pool again, and so
+/// does openblas_set_num_threads, even with 1; a child that inherits a count of one starts no thread ever. So the count
+/// is set before fork and nothing of BLAS is set after it:
+///
+///     pid_t child;
+///     {
+///       SingleThreadedBlasScope scope;
+///       child = fork();
+///     }
+///     if (child == 0) at::set_num_threads(1);  // OpenMP: before the first parallel region in the child
+///
+/// The parent gets its count, and its pool, back at the end of the scope; the child's copy does nothing.
+/// Products of the parent's other threads run on one thread meanwhile.
+class SingleThreadedBlasScope {
+ public:
+  SingleThreadedBlasScope();
+  ~SingleThreadedBlasScope();
+  SingleThreadedBlasScope(const SingleThreadedBlasScope&) = delete;
+  SingleThreadedBlasScope& operator=(const SingleThreadedBlasScope&) = delete;
+
+ private:
+  pid_t owner_;
+  int previous_ = 0;
+};
+
+}  // namespace torchfeed::threading

@@ -1,0 +1,104 @@
+#include <torchfeed/plugin/threading/cgroup_limits.h>
+
+#include <fstream>
+#include <sstream>
+#include <system_error>
+#include <vector>
+
+namespace torchfeed::threading {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// One mounted hierarchy that can hold CPU limits.
+struct Mount {
+  bool v2 = false;
+  /// The cgroup that is visible as the mount point.
+  std::string cgroup;
+  std::string point;
+};
+
+bool lists(const std::string& commas, const std::string& word) {
+  return ("," + commas + ",").find("," + word + ",") != std::string::npos;
+}
+
+/// Lines of mountinfo: id parent major:minor root point options [fields...] - type source super-options.
+std::vector<Mount> read_mounts(const fs::path& root) {
+  std::vector<Mount> mounts;
+  std::ifstream file(root / "proc/self/mountinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t dash = line.find(" - ");
+    if (dash == std::string::npos) continue;
+    std::istringstream before(line.substr(0, dash)), after(line.substr(dash + 3));
+    std::string skip, type, super;
+    Mount mount;
+    before >> skip >> skip >> skip >> mount.cgroup >> mount.point;
+    after >> type >> skip >> super;
+    mount.v2 = type == "cgroup2";
+    if (mount.v2 || (type == "cgroup" && lists(super, "cpu"))) mounts.push_back(mount);
+  }
+  return mounts;
+}
+
+/// The process's cgroup in v2's hierarchy or in v1's that has the cpu controller; lines: id:controllers:path.
+std::optional<std::string> own_cgroup(const fs::path& root, bool v2) {
+  std::ifstream file(root / "proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find(':');
+    const size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (v2 ? controllers.empty() : lists(controllers, "cpu")) return line.substr(second + 1);
+  }
+  return std::nullopt;
+}
+
+std::optional<double> read_number(const fs::path& path) {
+  std::ifstream file(path);
+  double value = 0;
+  return file >> value ? std::optional(value) : std::nullopt;
+}
+
+/// The quota that one directory sets, in CPUs; empty without one ("max" in v2, -1 in v1).
+std::optional<CpuQuota> read_quota(const fs::path& directory, bool v2) {
+  double quota = 0, period = 0;
+  const fs::path source = directory / (v2 ? "cpu.max" : "cpu.cfs_quota_us");
+  if (v2) {
+    std::ifstream file(source);
+    if (!(file >> quota >> period)) return std::nullopt;
+  } else {
+    quota = read_number(source).value_or(-1);
+    period = read_number(directory / "cpu.cfs_period_us").value_or(0);
+  }
+  if (quota <= 0 || period <= 0) return std::nullopt;
+  return CpuQuota{quota / period, source.string()};
+}
+
+/// `path` as seen from `base`: the empty path where it is `base` itself or lies outside (another namespace's view).
+fs::path below(const std::string& path, const std::string& base) {
+  const fs::path relative = fs::path(path).lexically_relative(base);
+  if (relative.empty() || relative == "." || *relative.begin() == "..") return {};
+  return relative;
+}
+
+}  // namespace
+
+std::optional<CpuQuota> read_cpu_quota(const fs::path& root) {
+  std::optional<CpuQuota> lowest;
+  for (const Mount& mount : read_mounts(root)) {
+    const auto cgroup = own_cgroup(root, mount.v2);
+    if (!cgroup) continue;
+    const fs::path top = root / fs::path(mount.point).relative_path();
+    std::error_code ignored;
+    fs::path relative = below(*cgroup, mount.cgroup);
+    if (!fs::is_directory(top / relative, ignored)) relative.clear();
+    for (;; relative = relative.parent_path()) {
+      const auto quota = read_quota(relative.empty() ? top : top / relative, mount.v2);
+      if (quota && (!lowest || quota->cpus < lowest->cpus)) lowest = quota;
+      if (relative.empty()) break;
+    }
+  }
+  return lowest;
+}
+
+}  // namespace torchfeed::threading

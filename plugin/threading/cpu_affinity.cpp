@@ -1,0 +1,89 @@
+#include <torchfeed/plugin/threading/cpu_affinity.h>
+
+#include <dlfcn.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <system_error>
+
+namespace torchfeed::threading {
+namespace {
+
+constexpr int kInitialMaskCpus = 1024;
+constexpr int kLargestMaskCpus = 1 << 20;
+
+struct CpuSetFree {
+  void operator()(cpu_set_t* set) const { CPU_FREE(set); }
+};
+using CpuSet = std::unique_ptr<cpu_set_t, CpuSetFree>;
+
+/// OpenMP's places as the loaded runtime tells them; empty without a runtime or without a binding.
+std::vector<std::vector<int>> openmp_places() {
+  const auto count = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_places"));
+  const auto size = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "omp_get_place_num_procs"));
+  const auto read = reinterpret_cast<void (*)(int, int*)>(dlsym(RTLD_DEFAULT, "omp_get_place_proc_ids"));
+  std::vector<std::vector<int>> places;
+  if (!count || !size || !read) return places;
+  // GOMP_CPU_AFFINITY may name CPUs that the machine has not.
+  const int configured = static_cast<int>(sysconf(_SC_NPROCESSORS_CONF));
+  for (int place = 0; place < count(); ++place) {
+    std::vector<int> cpus(static_cast<size_t>(std::max(0, size(place))));
+    if (cpus.empty()) continue;
+    read(place, cpus.data());
+    std::erase_if(cpus, [&](int cpu) { return cpu < 0 || cpu >= configured; });
+    std::sort(cpus.begin(), cpus.end());
+    if (!cpus.empty()) places.push_back(std::move(cpus));
+  }
+  return places;
+}
+
+}  // namespace
+
+std::vector<int> thread_cpus() {
+  // The kernel answers EINVAL where the buffer is narrower than its own mask.
+  for (int width = kInitialMaskCpus; width <= kLargestMaskCpus; width *= 2) {
+    const CpuSet set(CPU_ALLOC(width));
+    if (!set) throw std::system_error(ENOMEM, std::generic_category(), "CPU_ALLOC");
+    const size_t bytes = CPU_ALLOC_SIZE(width);
+    CPU_ZERO_S(bytes, set.get());
+    if (sched_getaffinity(0, bytes, set.get()) == 0) {
+      std::vector<int> cpus;
+      for (int cpu = 0; cpu < width; ++cpu)
+        if (CPU_ISSET_S(cpu, bytes, set.get())) cpus.push_back(cpu);
+      return cpus;
+    }
+    if (errno != EINVAL) break;
+  }
+  throw std::system_error(errno, std::generic_category(), "sched_getaffinity");
+}
+
+std::vector<int> available_cpus() {
+  std::vector<int> mask = thread_cpus();
+  const auto places = openmp_places();
+  if (std::find(places.begin(), places.end(), mask) == places.end()) return mask;
+  std::vector<int> all;
+  for (const auto& place : places) all.insert(all.end(), place.begin(), place.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+bool bind_current_thread(const std::vector<int>& cpus) {
+  if (cpus.empty() || *std::min_element(cpus.begin(), cpus.end()) < 0) return false;
+  const int width = std::max(kInitialMaskCpus, *std::max_element(cpus.begin(), cpus.end()) + 1);
+  const CpuSet set(CPU_ALLOC(width));
+  if (!set) return false;
+  const size_t bytes = CPU_ALLOC_SIZE(width);
+  CPU_ZERO_S(bytes, set.get());
+  for (const int cpu : cpus) CPU_SET_S(cpu, bytes, set.get());
+  if (sched_setaffinity(0, bytes, set.get()) != 0) return false;
+  std::vector<int> wanted = cpus;
+  std::sort(wanted.begin(), wanted.end());
+  wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+  return thread_cpus() == wanted;
+}
+
+}  // namespace torchfeed::threading

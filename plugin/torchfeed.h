@@ -1,0 +1,19 @@
+#pragma once
+
+// All of torchfeed.
+
+#include <torchfeed/datasets/financial_dataset.h>
+#include <torchfeed/plugin/batch_codec.h>
+#include <torchfeed/plugin/batch_memory.h>
+#include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/data_loader_options.h>
+#include <torchfeed/plugin/errors.h>
+#include <torchfeed/plugin/loader_state.h>
+#include <torchfeed/plugin/loader_stats.h>
+#include <torchfeed/plugin/threading_optimizer.h>
+#include <torchfeed/plugin/worker_info.h>
+#include <torchfeed/samplers/shuffle_sampler.h>
+
+// What a training program needs of LibTorch beside it: TorchScript models, torch::data's datasets and samplers.
+#include <torch/data.h>
+#include <torch/script.h>

@@ -1,0 +1,170 @@
+// What goes into a slot comes out of it the same: every kind of tensor, and types of the user's own.
+#include <torchfeed/plugin/data_loader.h>
+
+#include "support/loader_datasets.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <vector>
+
+namespace torchfeed {
+namespace testing {
+
+/// A user's own batch type.
+struct NamedBatch {
+  torch::Tensor prices;
+  int count = 0;
+  std::vector<double> weights;
+};
+
+}  // namespace testing
+
+template <>
+struct BatchCodec<testing::NamedBatch> {
+  static void encode(BatchWriter& writer, const testing::NamedBatch& batch) {
+    writer.tensor(batch.prices);
+    writer.value(batch.count);
+    BatchCodec<std::vector<double>>::encode(writer, batch.weights);
+  }
+  static testing::NamedBatch decode(BatchReader& reader) {
+    testing::NamedBatch batch;
+    batch.prices = reader.tensor();
+    batch.count = reader.value<int>();
+    batch.weights = BatchCodec<std::vector<double>>::decode(reader);
+    return batch;
+  }
+};
+
+namespace {
+
+using testing::FunctionDataset;
+using testing::Sequential;
+
+/// Makes `batch` in a worker and hands it to the trainer.
+template <typename Batch>
+Batch through_a_worker(std::function<Batch()> make, std::size_t budget = std::size_t{64} << 20) {
+  auto loader = make_data_loader<Sequential>(
+      FunctionDataset<Batch>(1, [make](const std::vector<std::size_t>&) { return make(); }),
+      DataLoaderOptions(1).num_workers(1).shared_memory_budget(budget));
+  auto batch = *loader->begin();
+  return batch;
+}
+
+torch::Tensor tensor_through_a_worker(const std::function<torch::Tensor()>& make) {
+  return through_a_worker<torch::Tensor>(make);
+}
+
+TEST(BatchCodec, CarriesTensorsOfEveryDtype) {
+  for (const auto dtype :
+       {torch::kUInt8, torch::kInt8, torch::kInt16, torch::kInt32, torch::kInt64, torch::kFloat16, torch::kBFloat16,
+        torch::kFloat32, torch::kFloat64, torch::kBool, torch::kComplexFloat, torch::kComplexDouble}) {
+    const auto make = [dtype] { return torch::arange(-6, 6).reshape({3, 4}).to(dtype); };
+    const auto actual = tensor_through_a_worker(make);
+    EXPECT_EQ(actual.scalar_type(), dtype);
+    EXPECT_TRUE(torch::equal(actual, make())) << dtype;
+  }
+}
+
+TEST(BatchCodec, CarriesEmptyScalarAndUndefinedTensors) {
+  EXPECT_EQ(tensor_through_a_worker([] { return torch::empty({0, 5}); }).sizes(), (std::vector<std::int64_t>{0, 5}));
+  const auto scalar = tensor_through_a_worker([] { return torch::tensor(2.5); });
+  EXPECT_EQ(scalar.dim(), 0);
+  EXPECT_EQ(scalar.item<double>(), 2.5);
+  EXPECT_FALSE(tensor_through_a_worker([] { return torch::Tensor(); }).defined());
+}
+
+TEST(BatchCodec, SendsViewsCompact) {
+  const auto make = [] { return torch::arange(1 << 20).reshape({1024, 1024}).t().narrow(1, 3, 5); };
+  const auto actual = tensor_through_a_worker(make);
+  EXPECT_TRUE(actual.is_contiguous());
+  EXPECT_TRUE(torch::equal(actual, make()));
+  EXPECT_EQ(actual.storage().nbytes(), 1024 * 5 * sizeof(std::int64_t));
+}
+
+TEST(BatchCodec, SendsConjugateAndNegativeViewsByValue) {
+  const auto make = [] { return torch::complex(torch::ones({3}), torch::arange(3).to(torch::kFloat)); };
+  EXPECT_TRUE(torch::equal(tensor_through_a_worker([&] { return make().conj(); }), make().conj()));
+  EXPECT_TRUE(torch::equal(tensor_through_a_worker([&] { return torch::imag(make().conj()); }),
+                           torch::imag(make().conj()).clone()));
+}
+
+TEST(BatchCodec, CarriesRequiresGrad) {
+  EXPECT_TRUE(tensor_through_a_worker([] { return torch::ones({2}).requires_grad_(); }).requires_grad());
+  EXPECT_FALSE(tensor_through_a_worker([] { return torch::ones({2}); }).requires_grad());
+}
+
+TEST(BatchCodec, CarriesExamples) {
+  using Example = torch::data::Example<>;
+  const auto example = through_a_worker<Example>([] { return Example(torch::ones({2, 2}), torch::tensor(3)); });
+  EXPECT_EQ(example.data.sum().item<float>(), 4);
+  EXPECT_EQ(example.target.item<std::int64_t>(), 3);
+  const auto without = through_a_worker<Example>([] { return Example(torch::ones({2, 2}), torch::Tensor()); });
+  EXPECT_FALSE(without.target.defined());
+}
+
+TEST(BatchCodec, CarriesVectorsOfNumbersAndOfTensors) {
+  using Tensors = std::vector<torch::Tensor>;
+  const auto tensors = through_a_worker<Tensors>([] { return Tensors{torch::ones({1}), torch::zeros({2, 2})}; });
+  ASSERT_EQ(tensors.size(), 2U);
+  EXPECT_EQ(tensors[1].numel(), 4);
+  using Numbers = std::vector<double>;
+  EXPECT_EQ(through_a_worker<Numbers>([] { return Numbers{1.5, -2}; }), (Numbers{1.5, -2}));
+  EXPECT_EQ(through_a_worker<Numbers>([] { return Numbers{}; }), Numbers{});
+}
+
+TEST(BatchCodec, CarriesATypeOfTheUsersOwn) {
+  const auto batch = through_a_worker<testing::NamedBatch>([] {
+    return testing::NamedBatch{torch::full({3}, 2.0), 17, {0.25, 0.75}};
+  });
+  EXPECT_EQ(batch.prices.sum().item<float>(), 6);
+  EXPECT_EQ(batch.count, 17);
+  EXPECT_EQ(batch.weights, (std::vector<double>{0.25, 0.75}));
+}
+
+TEST(BatchCodec, TellsWhatCannotTravel) {
+  const auto error_of = [](const std::function<torch::Tensor()>& make) -> std::string {
+    try {
+      tensor_through_a_worker(make);
+    } catch (const c10::Error& error) {
+      return error.what_without_backtrace();
+    }
+    return "nothing thrown";
+  };
+  EXPECT_THAT(error_of([] {
+                return torch::ones({2, 2}).to_sparse();
+              }),
+              ::testing::HasSubstr("expected layout Strided, got Sparse"));
+  EXPECT_THAT(error_of([] { return torch::quantize_per_tensor(torch::ones({2}), 0.1, 0, torch::kQInt8); }),
+              ::testing::HasSubstr("expected a dtype that is not quantized, got QInt8"));
+}
+
+TEST(BatchCodec, RefusesABatchAboveTheBudgetAndTellsBothSizes) {
+  constexpr std::size_t kBudget = std::size_t{4} << 20;
+  try {
+    through_a_worker<torch::Tensor>([] { return torch::zeros({8 << 20}, torch::kUInt8); }, kBudget);
+    FAIL() << "nothing thrown";
+  } catch (const c10::Error& error) {
+    EXPECT_THAT(error.what_without_backtrace(), ::testing::HasSubstr("shared_memory_budget is 4194304"));
+    EXPECT_THAT(error.what_without_backtrace(), ::testing::ContainsRegex("got 83886[0-9][0-9] bytes or more"));
+  }
+}
+
+TEST(BatchCodec, KeepsWhatTheDatasetWroteIntoEmptyBatchInPlaceAndCopiesTheRest) {
+  using Example = torch::data::Example<>;
+  const auto make = [] {
+    auto data = empty_batch({4, 8});
+    data.fill_(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data.data_ptr()) % 1000003));
+    return Example(data.narrow(0, 1, 2), torch::arange(4));
+  };
+  const auto example = through_a_worker<Example>(make);
+  // The narrowed part is contiguous and lies in the slot: it stays where it is, one row behind the whole.
+  const auto address = reinterpret_cast<std::uintptr_t>(example.data.data_ptr()) - 8 * sizeof(float);
+  EXPECT_EQ(example.data[0][0].item<float>(), static_cast<float>(address % 1000003));
+  EXPECT_TRUE(torch::equal(example.target, torch::arange(4)));
+}
+
+}  // namespace
+}  // namespace torchfeed

@@ -1,0 +1,103 @@
+#include <gtest/gtest.h>
+#include <torchfeed/plugin/threading/cgroup_limits.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "support/temp_dir.h"
+
+namespace torchfeed::threading {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A made-up file tree with /proc/self and mounted cgroups.
+class CgroupLimitsTest : public ::testing::Test {
+ protected:
+  void write(const std::string& path, const std::string& text) {
+    const fs::path file = root() / path;
+    fs::create_directories(file.parent_path());
+    std::ofstream(file) << text << "\n";
+  }
+  void mount_v2(const std::string& visible = "/") {
+    write("proc/self/mountinfo", "30 23 0:26 " + visible + " /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw");
+  }
+  fs::path root() const { return fs::path(directory_.path()); }
+
+ private:
+  torchfeed::testing::TempDir directory_;
+};
+
+TEST_F(CgroupLimitsTest, VersionTwoGivesQuotaOverPeriod) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/job");
+  write("sys/fs/cgroup/job/cpu.max", "150000 100000");
+  const auto quota = read_cpu_quota(root());
+  ASSERT_TRUE(quota);
+  EXPECT_DOUBLE_EQ(quota->cpus, 1.5);
+  EXPECT_EQ(quota->source, (root() / "sys/fs/cgroup/job/cpu.max").string());
+}
+
+TEST_F(CgroupLimitsTest, MaxIsNoLimit) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/job");
+  write("sys/fs/cgroup/job/cpu.max", "max 100000");
+  EXPECT_FALSE(read_cpu_quota(root()));
+}
+
+TEST_F(CgroupLimitsTest, TheLowestOfNestedLimitsCounts) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/a/b/c");
+  write("sys/fs/cgroup/a/cpu.max", "400000 100000");
+  write("sys/fs/cgroup/a/b/cpu.max", "100000 50000");
+  write("sys/fs/cgroup/a/b/c/cpu.max", "max 100000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 2.0);
+}
+
+TEST_F(CgroupLimitsTest, VersionOneReadsTheCpuHierarchy) {
+  write("proc/self/mountinfo",
+        "32 31 0:29 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
+        "33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct");
+  write("proc/self/cgroup", "9:cpuset:/x\n4:cpu,cpuacct:/job\n0::/");
+  write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us", "250000");
+  write("sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us", "100000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 2.5);
+}
+
+TEST_F(CgroupLimitsTest, MinusOneIsNoLimitInVersionOne) {
+  write("proc/self/mountinfo", "33 31 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu");
+  write("proc/self/cgroup", "4:cpu:/");
+  write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1");
+  write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000");
+  EXPECT_FALSE(read_cpu_quota(root()));
+}
+
+TEST_F(CgroupLimitsTest, AContainersMountShowsItsOwnCgroupAsTheMountPoint) {
+  write("proc/self/mountinfo", "33 31 0:30 /docker/abc /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu");
+  write("proc/self/cgroup", "4:cpu:/docker/abc/inner");
+  write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "300000");
+  write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000");
+  write("sys/fs/cgroup/cpu/inner/cpu.cfs_quota_us", "50000");
+  write("sys/fs/cgroup/cpu/inner/cpu.cfs_period_us", "100000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 0.5);
+}
+
+TEST_F(CgroupLimitsTest, ACgroupThatTheMountDoesNotShowFallsBackToTheMountPoint) {
+  mount_v2("/");
+  write("proc/self/cgroup", "0::/../elsewhere");
+  write("sys/fs/cgroup/cpu.max", "100000 100000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 1.0);
+}
+
+TEST_F(CgroupLimitsTest, TextWhereANumberBelongsIsNoLimit) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/cpu.max", "lots of it");
+  EXPECT_FALSE(read_cpu_quota(root()));
+}
+
+TEST_F(CgroupLimitsTest, ATreeWithoutCgroupsHasNoLimit) { EXPECT_FALSE(read_cpu_quota(root())); }
+
+}  // namespace
+}  // namespace torchfeed::threading

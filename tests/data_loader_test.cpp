@@ -1,0 +1,428 @@
+// What every training loop relies on: the right batches, in order, without copies, whatever the number of workers.
+#include <torchfeed/plugin/data_loader.h>
+
+#include "support/loader_datasets.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+namespace torchfeed {
+namespace {
+
+using testing::counting;
+using testing::FunctionDataset;
+using ::testing::HasSubstr;
+using testing::index_dataset;
+using testing::indices_tensor;
+using testing::one_epoch;
+using testing::one_epoch_of_indices;
+using testing::Sequential;
+using testing::TensorDataset;
+
+/// A map-style dataset, as torch::data's users write it.
+struct SquareDataset : torch::data::datasets::Dataset<SquareDataset> {
+  torch::data::Example<> get(std::size_t index) override {
+    const auto value = static_cast<float>(index);
+    return {torch::full({2, 3}, value), torch::full({}, value * value)};
+  }
+  torch::optional<std::size_t> size() const override { return 50; }
+};
+
+class WithWorkers : public ::testing::TestWithParam<int> {};
+
+INSTANTIATE_TEST_SUITE_P(Workers, WithWorkers, ::testing::Values(0, 1, 2, 5), ::testing::PrintToStringParamName());
+
+TEST_P(WithWorkers, DeliversEachIndexOnceInTheSamplersOrderInEachEpoch) {
+  auto loader = make_data_loader<Sequential>(index_dataset(103), DataLoaderOptions(10).num_workers(GetParam()));
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    EXPECT_EQ(one_epoch_of_indices(*loader), counting(103)) << "epoch " << epoch;
+  }
+  EXPECT_EQ(loader->stats().batches, 33U);
+  EXPECT_EQ(loader->stats().workers, GetParam());
+}
+
+TEST_P(WithWorkers, WorksWithTorchDataSamplersAndMapStack) {
+  torch::manual_seed(3);
+  auto loader = make_data_loader(SquareDataset().map(torch::data::transforms::Stack<>()),
+                                 DataLoaderOptions().batch_size(8).num_workers(GetParam()));
+  std::multiset<float> seen;
+  for (auto& batch : *loader) {
+    ASSERT_EQ(batch.data.sizes().slice(1), (std::vector<std::int64_t>{2, 3}));
+    for (std::int64_t i = 0; i < batch.data.size(0); ++i) {
+      const auto value = batch.data[i][1][2].item<float>();
+      EXPECT_EQ(batch.target[i].item<float>(), value * value);
+      seen.insert(value);
+    }
+  }
+  EXPECT_EQ(seen.size(), 50U);
+  EXPECT_EQ(std::set<float>(seen.begin(), seen.end()).size(), 50U);
+}
+
+TEST_P(WithWorkers, DropsTheLastSmallBatchIfAsked) {
+  auto loader =
+      make_data_loader<Sequential>(index_dataset(25), DataLoaderOptions(10).num_workers(GetParam()).drop_last(true));
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(20));
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(20));
+}
+
+TEST_P(WithWorkers, DeliversABatchOfEverythingAndBatchesOfOne) {
+  auto everything = make_data_loader<Sequential>(index_dataset(1000), DataLoaderOptions(1000).num_workers(GetParam()));
+  EXPECT_EQ(one_epoch(*everything).size(), 1U);
+  auto ones = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(1).num_workers(GetParam()));
+  EXPECT_EQ(one_epoch_of_indices(*ones), counting(100));
+}
+
+TEST_P(WithWorkers, HasNoBatchForAnEmptyDataset) {
+  auto loader = make_data_loader<Sequential>(index_dataset(0), DataLoaderOptions(4).num_workers(GetParam()));
+  EXPECT_TRUE(one_epoch(*loader).empty());
+}
+
+TEST_P(WithWorkers, GoesOnAfterAnEarlyBreak) {
+  auto loader = make_data_loader<Sequential>(index_dataset(1000), DataLoaderOptions(10).num_workers(GetParam()));
+  for (int round = 0; round < 20; ++round) {
+    int batches = 0;
+    for (auto& batch : *loader) {
+      EXPECT_EQ(batch[0].item<std::int64_t>(), batches * 10);
+      if (++batches == round % 4 + 1) {
+        break;
+      }
+    }
+  }
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(1000));
+}
+
+TEST_P(WithWorkers, TellsAnIteratorOfAnEpochThatHasEnded) {
+  auto loader = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(10).num_workers(GetParam()));
+  auto old = loader->begin();
+  ++old;
+  auto current = loader->begin();
+  EXPECT_THROW(++old, c10::Error);
+  EXPECT_EQ((*current)[0].item<std::int64_t>(), 0);
+}
+
+/// Everything that random augmentation in a dataset may use.
+torch::Tensor random_batch(const std::vector<std::size_t>& indices) {
+  const auto size = static_cast<std::int64_t>(indices.size());
+  return torch::cat({torch::rand({size}), torch::rand({size}, generator()), torch::randn({3}, generator()),
+                     indices_tensor(indices).to(torch::kFloat)});
+}
+
+std::vector<torch::Tensor> random_epochs(int workers, std::uint64_t seed) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(60, random_batch),
+                                             DataLoaderOptions(7).num_workers(workers).seed(seed));
+  std::vector<torch::Tensor> batches;
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    for (auto& batch : one_epoch(*loader)) {
+      batches.push_back(batch.clone());
+    }
+  }
+  return batches;
+}
+
+TEST_P(WithWorkers, GivesTheSameRandomNumbersAsInline) {
+  const auto expected = random_epochs(0, 11);
+  const auto actual = random_epochs(GetParam(), 11);
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_TRUE(torch::equal(actual[i], expected[i])) << "batch " << i;
+    EXPECT_FALSE(torch::equal(actual[i], expected[(i + 1) % expected.size()])) << "batch " << i;
+  }
+  EXPECT_FALSE(torch::equal(random_epochs(GetParam(), 12)[0], expected[0]));
+}
+
+TEST_P(WithWorkers, TakesItsSeedFromTorchManualSeed) {
+  const auto first_batch = [&](std::uint64_t seed) {
+    torch::manual_seed(seed);
+    auto loader =
+        make_data_loader<Sequential>(TensorDataset(8, random_batch), DataLoaderOptions(8).num_workers(GetParam()));
+    return one_epoch(*loader)[0].clone();
+  };
+  EXPECT_TRUE(torch::equal(first_batch(5), first_batch(5)));
+  EXPECT_FALSE(torch::equal(first_batch(5), first_batch(6)));
+}
+
+TEST_P(WithWorkers, LeavesTheTrainersGeneratorAlone) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(40, random_batch),
+                                             DataLoaderOptions(4).num_workers(GetParam()).seed(1));
+  torch::manual_seed(9);
+  const auto expected = torch::randn({5});
+  torch::manual_seed(9);
+  one_epoch(*loader);
+  EXPECT_TRUE(torch::equal(torch::randn({5}), expected));
+}
+
+TEST(DataLoader, PutsABatchNativeDatasetsBytesBeforeTheTrainerUncopied) {
+  // The dataset writes into the batch where its memory is; the memory is the same in all processes.
+  const auto make = [](const std::vector<std::size_t>& indices) {
+    auto batch = empty_batch({static_cast<std::int64_t>(indices.size())}, torch::kInt64);
+    batch.fill_(reinterpret_cast<std::int64_t>(batch.data_ptr()));
+    return batch;
+  };
+  auto loader = make_data_loader<Sequential>(TensorDataset(100, make), DataLoaderOptions(10).num_workers(2));
+  for (auto& batch : *loader) {
+    EXPECT_EQ(batch[9].item<std::int64_t>(), reinterpret_cast<std::int64_t>(batch.data_ptr()));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(batch.data_ptr()) % 64, 0U);
+  }
+  EXPECT_EQ(loader->stats().copied_batches, 0U);
+  EXPECT_EQ(loader->stats().batches, 10U);
+}
+
+TEST(DataLoader, NeverOverwritesBatchesThatAreKeptAndNeverStallsForThem) {
+  auto loader = make_data_loader<Sequential>(index_dataset(1000), DataLoaderOptions(10).num_workers(2));
+  const auto kept = one_epoch(*loader);
+  const auto second = one_epoch_of_indices(*loader);
+  EXPECT_EQ(torch::cat(kept).sum().item<std::int64_t>(), 999 * 500);
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    EXPECT_EQ(kept[i][0].item<std::int64_t>(), static_cast<std::int64_t>(i) * 10);
+  }
+  EXPECT_EQ(second, counting(1000));
+  EXPECT_GT(loader->stats().copied_batches, 0U);
+}
+
+TEST(DataLoader, TensorsOutliveTheirLoader) {
+  std::vector<torch::Tensor> kept;
+  {
+    auto loader = make_data_loader<Sequential>(index_dataset(40), DataLoaderOptions(10).num_workers(2));
+    kept = one_epoch(*loader);
+  }
+  EXPECT_EQ(torch::cat(kept).sum().item<std::int64_t>(), 39 * 20);
+  kept[0].fill_(7);
+  EXPECT_EQ(kept[0].sum().item<std::int64_t>(), 70);
+}
+
+TEST(DataLoader, HandsOutBatchesAsTheyAreDoneWhenOutOfOrder) {
+  // Batch 0 waits until another one was made, so that it cannot be the first.
+  const auto make = [](const std::vector<std::size_t>& indices) {
+    if (indices[0] == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    }
+    return indices_tensor(indices);
+  };
+  auto loader =
+      make_data_loader<Sequential>(TensorDataset(40, make), DataLoaderOptions(10).num_workers(2).in_order(false));
+  auto indices = one_epoch_of_indices(*loader);
+  EXPECT_NE(indices.front(), 0);
+  std::sort(indices.begin(), indices.end());
+  EXPECT_EQ(indices, counting(40));
+}
+
+TEST(DataLoader, TellsAWorkerWhoItIs) {
+  const auto make = [](const std::vector<std::size_t>&) {
+    const auto info = worker_info();
+    return torch::tensor({static_cast<std::int64_t>(info.has_value()), static_cast<std::int64_t>(info ? info->id : -1),
+                          static_cast<std::int64_t>(info ? info->count : -1),
+                          static_cast<std::int64_t>(info ? info->seed : 0), static_cast<std::int64_t>(::getpid())});
+  };
+  EXPECT_FALSE(worker_info().has_value());
+  auto loader = make_data_loader<Sequential>(TensorDataset(60, make), DataLoaderOptions(1).num_workers(3).seed(42));
+  for (auto& batch : *loader) {
+    const auto* values = batch.data_ptr<std::int64_t>();
+    EXPECT_EQ(values[0], 1);
+    EXPECT_THAT(values[1], ::testing::AllOf(::testing::Ge(0), ::testing::Lt(3)));
+    EXPECT_EQ(values[2], 3);
+    EXPECT_EQ(values[3], 42);
+    EXPECT_NE(values[4], ::getpid());
+  }
+}
+
+/// The workers' process ids, one a batch.
+torch::Tensor pid_batch(const std::vector<std::size_t>& /*indices*/) {
+  return torch::full({1}, static_cast<std::int64_t>(::getpid()), torch::kInt64);
+}
+
+std::set<std::int64_t> pids_of_an_epoch(DataLoader<TensorDataset, Sequential>& loader) {
+  const auto pids = one_epoch_of_indices(loader);
+  return {pids.begin(), pids.end()};
+}
+
+TEST(DataLoader, KeepsItsWorkersFromEpochToEpoch) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(20, pid_batch), DataLoaderOptions(1).num_workers(1));
+  const auto first = pids_of_an_epoch(*loader);
+  EXPECT_EQ(first.size(), 1U);
+  EXPECT_EQ(pids_of_an_epoch(*loader), first);
+  EXPECT_EQ(loader->stats().worker_restarts, 0U);
+}
+
+TEST(DataLoader, EndsItsWorkersWithTheEpochIfAsked) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(20, pid_batch),
+                                             DataLoaderOptions(1).num_workers(1).persistent_workers(false));
+  const auto first = pids_of_an_epoch(*loader);
+  const auto second = pids_of_an_epoch(*loader);
+  EXPECT_EQ(second.size(), 1U);
+  EXPECT_NE(second, first);
+  EXPECT_EQ(loader->stats().worker_restarts, 0U);
+}
+
+TEST(DataLoader, CallsWorkerInitFnBeforeTheFirstBatch) {
+  static int initialised = -1;
+  const auto make = [](const std::vector<std::size_t>&) {
+    return torch::tensor({static_cast<std::int64_t>(initialised), static_cast<std::int64_t>(worker_info()->id)});
+  };
+  auto loader = make_data_loader<Sequential>(
+      TensorDataset(20, make), DataLoaderOptions(1).num_workers(2).worker_init_fn([](int id) { initialised = id; }));
+  for (auto& batch : *loader) {
+    EXPECT_EQ(batch[0].item<std::int64_t>(), batch[1].item<std::int64_t>());
+  }
+  EXPECT_EQ(initialised, -1) << "in the trainer";
+}
+
+/// Reads `taken` batches, saves the state through an archive, and reads the rest with another loader.
+std::vector<std::int64_t> interrupted_epoch(int workers_before, int workers_after, int taken) {
+  const auto options = [](int workers) { return DataLoaderOptions(7).num_workers(workers).seed(4); };
+  using Random = torch::data::samplers::RandomSampler;
+  std::vector<std::int64_t> indices;
+  std::stringstream file;
+  {
+    torch::manual_seed(21);
+    auto loader = make_data_loader<Random>(index_dataset(150), options(workers_before));
+    int batches = 0;
+    for (auto& batch : *loader) {
+      indices.insert(indices.end(), batch.data_ptr<std::int64_t>(), batch.data_ptr<std::int64_t>() + batch.numel());
+      if (++batches == taken) {
+        torch::save(loader->state(), file);
+        break;
+      }
+    }
+  }
+  torch::manual_seed(99);
+  LoaderState state;
+  torch::load(state, file);
+  auto loader = make_data_loader<Random>(index_dataset(150), options(workers_after));
+  loader->load_state(state);
+  const auto rest = one_epoch_of_indices(*loader);
+  indices.insert(indices.end(), rest.begin(), rest.end());
+  return indices;
+}
+
+TEST(DataLoader, ResumesInMidEpochWithAnotherNumberOfWorkers) {
+  torch::manual_seed(21);
+  auto undisturbed = make_data_loader(index_dataset(150), DataLoaderOptions(7).seed(4));
+  const auto expected = one_epoch_of_indices(*undisturbed);
+  for (const auto& [before, after] : {std::pair(2, 0), std::pair(0, 3), std::pair(1, 2), std::pair(0, 0)}) {
+    for (const int taken : {1, 10, 22}) {
+      EXPECT_EQ(interrupted_epoch(before, after, taken), expected) << before << " " << after << " " << taken;
+    }
+  }
+}
+
+TEST(DataLoader, ResumesRandomNumbersInMidEpoch) {
+  const auto expected = random_epochs(0, 11);
+  auto loader =
+      make_data_loader<Sequential>(TensorDataset(60, random_batch), DataLoaderOptions(7).num_workers(2).seed(11));
+  one_epoch(*loader);
+  auto iterator = loader->begin();
+  ++iterator;
+  const LoaderState state = loader->state();
+  auto other = make_data_loader<Sequential>(TensorDataset(60, random_batch), DataLoaderOptions(7).num_workers(1));
+  other->load_state(state);
+  std::size_t position = expected.size() / 2 + 2;
+  for (auto& batch : *other) {
+    EXPECT_TRUE(torch::equal(batch, expected[position++]));
+  }
+  EXPECT_EQ(position, expected.size());
+}
+
+TEST(DataLoader, StartsTheNextEpochFromAStateBetweenEpochs) {
+  auto loader = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).num_workers(1).seed(1));
+  one_epoch(*loader);
+  const LoaderState state = loader->state();
+  EXPECT_EQ(state.epoch, 1U);
+  EXPECT_FALSE(state.in_epoch);
+  auto other = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).seed(1));
+  other->load_state(state);
+  EXPECT_EQ(one_epoch_of_indices(*other), counting(30));
+  EXPECT_EQ(other->state().epoch, 2U);
+}
+
+TEST(DataLoader, RefusesAStateThatIsNone) {
+  std::stringstream file;
+  torch::save(torch::rand({2}), file);
+  LoaderState state;
+  EXPECT_THROW(torch::load(state, file), c10::Error);
+}
+
+TEST(DataLoader, AcceptsTorchDataOptionsAndNames) {
+  torch::data::DataLoaderOptions options;
+  options.batch_size(4).workers(2).max_jobs(3).enforce_ordering(false).drop_last(true).timeout(
+      std::chrono::milliseconds(9000));
+  auto loader = make_data_loader<Sequential>(index_dataset(10), options);
+  EXPECT_EQ(loader->options().batch_size, 4U);
+  EXPECT_EQ(loader->options().workers, 2U);
+  EXPECT_EQ(loader->options().max_jobs, 3U);
+  EXPECT_FALSE(loader->options().enforce_ordering);
+  EXPECT_TRUE(loader->options().drop_last);
+  EXPECT_EQ(loader->options().timeout, std::chrono::milliseconds(9000));
+  EXPECT_EQ(one_epoch(*loader).size(), 2U);
+  EXPECT_EQ(DataLoaderOptions().workers(3).num_workers(), 3);
+  EXPECT_FALSE(DataLoaderOptions().enforce_ordering(false).in_order());
+}
+
+TEST(DataLoader, ChoosesANumberOfWorkersForKAuto) {
+  auto loader = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).num_workers(kAuto));
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(30));
+}
+
+/// What a call throws, as text.
+template <typename Function>
+std::string error_of(Function function) {
+  try {
+    function();
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  }
+  return "nothing thrown";
+}
+
+TEST(DataLoader, RefusesOptionsThatMakeNoSense) {
+  const auto error_with = [](const DataLoaderOptions& options) {
+    return error_of([&] { make_data_loader<Sequential>(index_dataset(10), options); });
+  };
+  EXPECT_EQ(error_with(DataLoaderOptions(0)), "DataLoaderOptions: batch_size: expected at least 1, got 0");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(-2)),
+            "DataLoaderOptions: num_workers: expected 0 to 1024 or kAuto (-1), got -2");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(10000)),
+            "DataLoaderOptions: num_workers: expected 0 to 1024 or kAuto (-1), got 10000");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(1).prefetch_factor(0)),
+            "DataLoaderOptions: prefetch_factor: expected at least 1, got 0");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(1).max_jobs(0)),
+            "DataLoaderOptions: max_jobs: expected at least 1, got 0");
+  EXPECT_EQ(error_with(DataLoaderOptions().timeout(std::chrono::milliseconds(0))),
+            "DataLoaderOptions: timeout: expected more than 0 ms, got 0 ms");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(2).prefetch_factor(100000)),
+            "DataLoaderOptions: prefetch_factor * num_workers or max_jobs: expected at most 16384 batches ahead, got "
+            "100000 for each worker");
+  EXPECT_THAT(error_with(DataLoaderOptions().num_workers(1).shared_memory_budget(10)),
+              HasSubstr("shared_memory_budget: expected at least 1048576 bytes, got 10"));
+}
+
+TEST(DataLoader, NeedsADatasetThatKnowsItsSize) {
+  struct Unsized : torch::data::datasets::BatchDataset<Unsized, torch::Tensor> {
+    torch::Tensor get_batch(torch::ArrayRef<std::size_t> /*indices*/) override { return {}; }
+    torch::optional<std::size_t> size() const override { return torch::nullopt; }
+  };
+  EXPECT_EQ(error_of([] { make_data_loader<Sequential>(Unsized(), DataLoaderOptions(1)); }),
+            "Expected the dataset to be sized in order to construct the Sampler");
+}
+
+TEST_P(WithWorkers, CannotBeUsedAfterJoin) {
+  auto loader = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).num_workers(GetParam()));
+  one_epoch(*loader);
+  loader->join();
+  loader->join();
+  EXPECT_EQ(loader->stats().batches, 3U);
+  EXPECT_THROW(loader->begin(), c10::Error);
+}
+
+}  // namespace
+}  // namespace torchfeed
