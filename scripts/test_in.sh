@@ -128,18 +128,25 @@ mount_system() {
   mount --bind "$cache/ccache" "$root/var/cache/ccache"
 }
 
-# The working tree as it is: what git tracks and what it does not ignore. Times are kept, for --keep.
+# The working tree as it is: what git tracks and what it does not ignore.
 copy_tree() {
-  if $keep && [[ -d $tree ]]; then
-    find "$tree" -mindepth 1 -maxdepth 1 ! -name 'build*' -exec rm -rf {} +
-  else
-    rm -rf "$tree"
-  fi
-  mkdir -p "$tree"
+  local new=$tree.new file
+  rm -rf "$new"
+  mkdir -p "$new"
   (cd "$source_dir" && git ls-files -z --cached --others --exclude-standard |
     while IFS= read -r -d '' file; do [[ ! -e $file && ! -L $file ]] || printf '%s\0' "$file"; done |
-    tar --create --no-recursion --null --files-from=-) | tar --extract --directory "$tree"
-  chown -R 0:0 "$tree"
+    tar --create --no-recursion --null --files-from=-) | tar --extract --touch --directory "$new"
+  chown -R 0:0 "$new"
+  if $keep && [[ -d $tree ]]; then
+    # Unchanged files keep the time that the build knows. The times of the originals would not do: a file may have been
+    # changed while an earlier copy of it was compiled.
+    (cd "$new" && find . -type f -print0) | while IFS= read -r -d '' file; do
+      ! cmp --silent "$new/$file" "$tree/$file" || touch --reference="$tree/$file" "$new/$file"
+    done
+    find "$tree" -mindepth 1 -maxdepth 1 -name 'build*' -exec mv -t "$new" {} +
+  fi
+  rm -rf "$tree"
+  mv "$new" "$tree"
 }
 
 in_root() {

@@ -12,7 +12,10 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/finetune_run.h"
@@ -294,22 +297,40 @@ TEST_F(Finetune, KeepsTheOldCheckpointWhenTheNextDoesNotFit) {
   expect_same_result(dir_.file("full"), dir_.file("whole"));
 }
 
+/// A small file system in memory at `folder`, as long as this lives.
+class SmallDisk {
+ public:
+  explicit SmallDisk(std::string folder) : folder_(std::move(folder)) { std::filesystem::create_directory(folder_); }
+  ~SmallDisk() {
+    if (mounted_) ::umount2(folder_.c_str(), MNT_DETACH);
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+
+  /// Mounts it, or gives it another size. False if that is not permitted.
+  bool resize(uintmax_t bytes) {
+    const std::string size = "size=" + std::to_string(bytes);
+    mounted_ = ::mount("tmpfs", folder_.c_str(), "tmpfs", mounted_ ? MS_REMOUNT : 0, size.c_str()) == 0 || mounted_;
+    return mounted_;
+  }
+
+ private:
+  std::string folder_;
+  bool mounted_ = false;
+};
+
 TEST_F(Finetune, KeepsTheOldCheckpointOnAFullDisk) {
   run_well(command("whole"));
   const auto size = std::filesystem::file_size(dir_.file("whole/checkpoint.pt"));
-  std::filesystem::create_directory(dir_.file("full"));
-  const std::string limit = "size=" + std::to_string(size + size / 4);
-  if (::mount("tmpfs", dir_.file("full").c_str(), "tmpfs", 0, limit.c_str()) != 0) {
-    GTEST_SKIP() << "a small tmpfs cannot be mounted here, which takes root";
-  }
+  SmallDisk disk(dir_.file("full"));
+  if (!disk.resize(size + size / 4)) GTEST_SKIP() << "a small tmpfs cannot be mounted here, which takes root";
   const auto ended = run_to_end(command("full", {"--quiet"}), dir_);
   EXPECT_EQ(ended.code, 2);
   EXPECT_EQ(ended.err, "finetune: " + dir_.file("full/checkpoint.pt") + ": cannot write: No space left on device\n");
   EXPECT_THAT(names_in(dir_.file("full")), ::testing::ElementsAre("checkpoint.pt"));
-  EXPECT_EQ(::mount("tmpfs", dir_.file("full").c_str(), "tmpfs", MS_REMOUNT, "size=16m"), 0);
+  disk.resize(100 * size);
   run_well(command("full", {"--resume"}));
   expect_same_result(dir_.file("full"), dir_.file("whole"));
-  EXPECT_EQ(::umount(dir_.file("full").c_str()), 0);
 }
 
 /// A Python that has PyTorch of this LibTorch's version; empty if there is none.

@@ -84,7 +84,8 @@ TEST(ThreadingOptimizerTest, TheExplanationNamesEveryNumberAndItsReason) {
 TEST(ThreadingOptimizerTest, TheGuardPutsTheCountsBack) {
   const int aten = at::get_num_threads();
   const auto blas = threading::blas_num_threads();
-  const ThreadingOptimizer optimizer({.intra_op = aten + 1, .inter_op = at::get_num_interop_threads()});
+  const ThreadingOptimizer optimizer(
+      {.intra_op = aten + 1, .inter_op = static_cast<int>(at::get_num_interop_threads())});
   {
     const AppliedPlan applied = optimizer.apply(optimizer.plan());
     EXPECT_EQ(applied.plan().intra_op, aten + 1);
@@ -98,7 +99,8 @@ TEST_F(ThreadingOptimizerDeathTest, TheMachinesCoresAreSetAndReadBack) {
   EXPECT_EXIT(
       {
         const ThreadPlan plan = optimize_system_for_training(kQuiet);
-        finish(plan.intra_op == at::get_num_threads() && plan.inter_op == at::get_num_interop_threads() &&
+        finish(plan.intra_op == at::get_num_threads() &&
+                   plan.inter_op == static_cast<int>(at::get_num_interop_threads()) &&
                    plan.intra_op <= plan.physical_cores && plan.blas == threading::blas_num_threads().value_or(0) &&
                    at::mm(at::ones({64, 64}), at::ones({64, 64})).eq(64).all().item<bool>(),
                plan);
@@ -158,7 +160,8 @@ TEST_F(ThreadingOptimizerDeathTest, AnInterOpPoolThatIsAlreadySizedIsToldNotHidd
       {
         optimize_system_for_training({.inter_op = 2, .verbose = false});
         const ThreadPlan plan = optimize_system_for_training({.inter_op = 3, .verbose = false});
-        finish(plan.inter_op == 2 && at::get_num_interop_threads() == 2 && has_reason(plan, "inter_op stays 2, not 3"),
+        finish(plan.inter_op == 2 && static_cast<int>(at::get_num_interop_threads()) == 2 &&
+                   has_reason(plan, "inter_op stays 2, not 3"),
                plan);
       },
       ::testing::ExitedWithCode(0), "");

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <string>
@@ -18,6 +19,9 @@
 
 namespace torchfeed::loader {
 namespace {
+
+// The server needs its grace for busy workers, and a core to run on.
+constexpr std::chrono::milliseconds kPatience{3000};
 
 FileDescriptor checked(int descriptor, const char* what) {
   if (descriptor < 0) {
@@ -84,7 +88,13 @@ ForkServer::~ForkServer() {
   poke();
   // A trainer that ignores SIGCHLD, or waits for any child, has taken the status already: the pidfd tells all the same.
   pollfd gone{server_.get(), POLLIN, 0};
-  while (::poll(&gone, 1, -1) < 0 && errno == EINTR) {
+  int ready = -1;
+  do {
+    ready = ::poll(&gone, 1, static_cast<int>(kPatience.count()));
+  } while (ready < 0 && errno == EINTR);
+  if (ready == 0) {
+    // It is stopped, or cannot get on: its workers die with it.
+    ::syscall(SYS_pidfd_send_signal, server_.get(), SIGKILL, nullptr, 0);
   }
   ::waitpid(pid_, nullptr, 0);
 }

@@ -26,11 +26,16 @@ constexpr std::uint64_t kNobody = 0;
 constexpr std::uint64_t kAnyTicket = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kMostReservedBytes = std::uint64_t{16} << 40;  // of 128 TiB of addresses
 constexpr std::uint64_t kSmallestSlotBytes = std::uint64_t{1} << 20;
-constexpr std::uint64_t kPageBytes = 64 * 1024;  // a multiple of any page size in use
+constexpr std::uint64_t kLargestPageBytes = 64 * 1024;  // of the systems that torchfeed runs on
 // A worker that nobody wakes looks again now and then, so that a lost wake costs time and no more.
 constexpr std::chrono::seconds kLongestSleep{1};
 
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t step) { return (value + step - 1) / step * step; }
+
+std::uint64_t page_bytes() {
+  static const auto bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  return bytes;
+}
 
 /// Bytes of addresses a slot: the whole budget, as any one batch may take it, unless limits stand against it.
 std::uint64_t slot_bytes_for(std::uint32_t slot_count, std::uint64_t budget_bytes, std::uint64_t control_bytes) {
@@ -43,8 +48,9 @@ std::uint64_t slot_bytes_for(std::uint32_t slot_count, std::uint64_t budget_byte
     most = std::min<std::uint64_t>(most, limit.rlim_cur / 4);
   }
   const std::uint64_t share = most > control_bytes ? (most - control_bytes) / slot_count : 0;
-  const std::uint64_t bytes = std::min(round_up(budget_bytes, kPageBytes), share / kPageBytes * kPageBytes);
-  return std::max(bytes, kPageBytes);
+  const std::uint64_t bytes =
+      std::min(round_up(budget_bytes, kLargestPageBytes), share / kLargestPageBytes * kLargestPageBytes);
+  return std::max(bytes, kLargestPageBytes);
 }
 
 struct Layout {
@@ -55,7 +61,7 @@ struct Layout {
   explicit Layout(std::uint32_t slot_count)
       : words(round_up(sizeof(RingHeader), 64)),
         slots(round_up(words + slot_count * sizeof(std::atomic<std::uint64_t>), 64)),
-        control_bytes(round_up(slots + slot_count * sizeof(Slot), kPageBytes)) {}
+        control_bytes(round_up(slots + slot_count * sizeof(Slot), kLargestPageBytes)) {}
 };
 
 /// A limit that slot_bytes_for cannot see (a container's, a sanitizer's) shows only when mapping: halve until it fits.
@@ -68,7 +74,7 @@ std::unique_ptr<Segment> reserve_segment(std::uint64_t control_bytes, std::uint3
       if (slot_bytes <= kSmallestSlotBytes) {
         throw;
       }
-      slot_bytes = std::max(round_up(slot_bytes / 2, kPageBytes), kSmallestSlotBytes);
+      slot_bytes = std::max(round_up(slot_bytes / 2, kLargestPageBytes), kSmallestSlotBytes);
     }
   }
 }
@@ -109,11 +115,11 @@ void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
               std::min(budget, header_->slot_bytes), " bytes (shared_memory_budget is ", budget, "), got ", bytes,
               " bytes or more");
   // Half as much again, so that a batch that grows tensor by tensor asks the kernel a few times only.
-  std::uint64_t wanted =
-      std::min(round_up(bytes + committed / 2, kPageBytes), round_up(header_->slot_bytes, kPageBytes));
+  const std::uint64_t page = page_bytes();
+  std::uint64_t wanted = std::min(round_up(std::max(bytes, committed + committed / 2), page), header_->slot_bytes);
   std::uint64_t before = header_->committed_bytes.fetch_add(wanted - committed, std::memory_order_relaxed);
   if (before + (wanted - committed) > budget) {
-    const std::uint64_t exact = round_up(bytes, 4096);
+    const std::uint64_t exact = round_up(bytes, page);
     header_->committed_bytes.fetch_sub(wanted - exact, std::memory_order_relaxed);
     wanted = exact;
     if (before + (wanted - committed) > budget) {

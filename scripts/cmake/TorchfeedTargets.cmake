@@ -38,6 +38,8 @@ function(torchfeed_compile_options target)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
   if(TORCHFEED_SANITIZE)
+    # GCC warns of values that its own instrumentation hides from it, in LibTorch's headers.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_compile_options(${target} PRIVATE -fsanitize=${TORCHFEED_SANITIZE} -fno-omit-frame-pointer
                                              -fno-sanitize-recover=undefined)
     target_link_options(${target} PRIVATE -fsanitize=${TORCHFEED_SANITIZE})
