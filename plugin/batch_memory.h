@@ -7,7 +7,7 @@ namespace torchfeed {
 /// An uninitialised CPU tensor for the batch that is being made.
 ///
 /// Called in a worker process, inside `get` or `get_batch`, its memory is the batch's slot in shared
-/// memory: what is written there reaches the trainer without a copy, if the tensor is returned as (a
+/// memory, always contiguous: what is written there reaches the trainer without a copy, if the tensor is returned as (a
 /// part of) the batch. Called anywhere else it is `at::empty`. So a dataset may always use it.
 ///
 /// The memory is aligned to 64 bytes and belongs to the batch: do not keep the tensor beyond `get_batch`.

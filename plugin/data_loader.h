@@ -85,12 +85,14 @@ class DataLoader {
   /// Starts an epoch: resets the sampler and asks the workers for the first batches. An epoch that was left early is
   /// given up, and iterators of it are dead. After load_state(), goes on with that epoch.
   torch::data::Iterator<BatchType> begin() {
-    TORCH_CHECK(!joined_, "torchfeed: begin() after join(): the workers have gone");
+    check_usable();
+    ++generation_;
     if (engine_) {
       engine_->cancel();
       engine_->call_workers();
     }
     if (!std::exchange(resuming_, false)) {
+      resumed_.clear();
       sampler_.reset();
       ++epoch_;
       batch_ = 0;
@@ -99,11 +101,11 @@ class DataLoader {
     exhausted_ = false;
     postponed_ = nullptr;
     if (engine_) {
-      prefetch();
+      prefetch_later();
     }
     using Valid = torch::data::detail::ValidIterator<BatchType>;
     return torch::data::Iterator<BatchType>(
-        std::make_unique<Valid>([this, generation = ++generation_] { return this->next(generation); }));
+        std::make_unique<Valid>([this, generation = generation_] { return this->next(generation); }));
   }
 
   torch::data::Iterator<BatchType> end() {
@@ -112,12 +114,15 @@ class DataLoader {
 
   /// Ends the workers. The loader cannot be used after; its tensors can. The destructor does the same.
   void join() {
-    joined_ = true;
-    if (engine_) {
+    ++generation_;
+    if (engine_ && !joined_) {
+      const LoaderState now = state();  // what was in flight must not be lost to it
+      resumed_.assign(now.pending.begin(), now.pending.end());
       last_stats_ = engine_->stats();
       last_stats_.workers = 0;
       engine_.reset();
     }
+    joined_ = true;
   }
 
   const FullDataLoaderOptions& options() const noexcept { return options_; }
@@ -127,6 +132,9 @@ class DataLoader {
   /// Where the loader is now: a loader that loads this goes on behind the batch that was handed out last.
   /// Not before that batch's place in a training loop is done with: between taking a batch and taking the next.
   LoaderState state() const {
+    if (engine_) {
+      engine_->check_process();
+    }
     LoaderState state;
     state.seed = options_.seed;
     state.epoch = epoch_;
@@ -144,6 +152,7 @@ class DataLoader {
   /// size, with whatever number of workers. Iterators of this loader are dead. Throws c10::Error if the sampler does
   /// not understand the state.
   void load_state(const LoaderState& state) {
+    check_usable();
     loader::load_sampler(sampler_, state.sampler);
     if (engine_) {
       engine_->cancel();
@@ -158,6 +167,13 @@ class DataLoader {
   }
 
  private:
+  void check_usable() const {
+    TORCH_CHECK(!joined_, "torchfeed: this loader's workers have gone: join() was called");
+    if (engine_) {
+      engine_->check_process();
+    }
+  }
+
   // Its own optional, torch's or std's depending on LibTorch's version.
   template <typename T>
   using Optional = decltype(std::declval<torch::data::samplers::Sampler<T>&>().next(1));
@@ -174,7 +190,7 @@ class DataLoader {
 
   /// Keeps the workers supplied.
   void prefetch() {
-    while (!exhausted_ && engine_->can_post()) {
+    while (!postponed_ && has_more() && engine_->can_post()) {
       if (!resumed_.empty()) {
         engine_->post({options_.seed, epoch_, resumed_.front().batch}, resumed_.front());
         resumed_.pop_front();
@@ -188,30 +204,41 @@ class DataLoader {
   Optional<BatchType> next(std::uint64_t generation) {
     TORCH_CHECK(generation == generation_,
                 "torchfeed: this iterator's epoch has ended: begin(), load_state() or join() was called since");
+    check_usable();
     return engine_ ? next_from_workers() : next_inline();
   }
 
   Optional<BatchType> next_from_workers() {
-    if (postponed_) {
-      std::rethrow_exception(std::exchange(postponed_, nullptr));
-    }
-    prefetch();
-    if (engine_->in_flight() == 0) {
-      end_epoch();
-      return {};
+    prefetch_later();
+    while (engine_->in_flight() == 0) {
+      if (postponed_) {
+        std::rethrow_exception(std::exchange(postponed_, nullptr));
+      }
+      if (!has_more()) {
+        end_epoch();
+        return {};
+      }
+      engine_->wait_for_slot();
+      prefetch_later();
     }
     const auto result = engine_->next();
     auto reader = result.reader();
     Optional<BatchType> batch(BatchCodec<BatchType>::decode(reader));
-    // Ask for the next one now, so that workers have it while the trainer trains. A sampler that throws must not cost
-    // this batch.
+    prefetch_later();  // now, so that workers have it while the trainer trains
+    return batch;
+  }
+
+  /// prefetch(), but an exception of the sampler's waits until the batches before it have been handed out.
+  void prefetch_later() {
     try {
       prefetch();
     } catch (...) {
       postponed_ = std::current_exception();
     }
-    return batch;
   }
+
+  /// Whether the epoch has requests that were not posted yet, as far as is known.
+  bool has_more() const { return !resumed_.empty() || !exhausted_; }
 
   Optional<BatchType> next_inline() {
     std::uint64_t number = batch_;

@@ -1,7 +1,9 @@
 // What every training loop relies on: the right batches, in order, without copies, whatever the number of workers.
 #include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/threading_optimizer.h>
 
 #include "support/loader_datasets.h"
+#include "support/shared_counter.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <optional>
 #include <set>
@@ -28,6 +31,7 @@ using testing::indices_tensor;
 using testing::one_epoch;
 using testing::one_epoch_of_indices;
 using testing::Sequential;
+using testing::SharedCounter;
 using testing::TensorDataset;
 
 /// A map-style dataset, as torch::data's users write it.
@@ -202,16 +206,22 @@ TEST(DataLoader, TensorsOutliveTheirLoader) {
 }
 
 TEST(DataLoader, HandsOutBatchesAsTheyAreDoneWhenOutOfOrder) {
-  // Batch 0 waits until another one was made, so that it cannot be the first.
-  const auto make = [](const std::vector<std::size_t>& indices) {
-    if (indices[0] == 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  // Batch 0 is made only when the trainer has another one.
+  SharedCounter received;
+  const auto make = [received = &*received](const std::vector<std::size_t>& indices) {
+    while (indices[0] == 0 && received->load() == 0) {
+      std::this_thread::yield();
     }
     return indices_tensor(indices);
   };
-  auto loader =
-      make_data_loader<Sequential>(TensorDataset(40, make), DataLoaderOptions(10).num_workers(2).in_order(false));
-  auto indices = one_epoch_of_indices(*loader);
+  auto loader = make_data_loader<Sequential>(
+      TensorDataset(40, make),
+      DataLoaderOptions(10).num_workers(2).in_order(false).timeout(std::chrono::milliseconds(20000)));
+  std::vector<std::int64_t> indices;
+  for (auto& batch : *loader) {
+    (*received).fetch_add(1);
+    indices.insert(indices.end(), batch.data_ptr<std::int64_t>(), batch.data_ptr<std::int64_t>() + batch.numel());
+  }
   EXPECT_NE(indices.front(), 0);
   std::sort(indices.begin(), indices.end());
   EXPECT_EQ(indices, counting(40));
@@ -345,6 +355,115 @@ TEST(DataLoader, StartsTheNextEpochFromAStateBetweenEpochs) {
   EXPECT_EQ(other->state().epoch, 2U);
 }
 
+TEST_P(WithWorkers, ForgetsTheRestOfAResumedEpochWhenANewOneBegins) {
+  LoaderState state;
+  {
+    auto loader = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(10).num_workers(3).seed(1));
+    auto iterator = loader->begin();
+    ++iterator;
+    state = loader->state();
+  }
+  auto loader = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(10).num_workers(GetParam()));
+  loader->load_state(state);
+  EXPECT_EQ((*loader->begin())[0].item<std::int64_t>(), 20);
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(100));
+}
+
+TEST_P(WithWorkers, KnowsItsPlaceAfterJoinAndHandsOutNoMore) {
+  auto loader = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(10).num_workers(GetParam()).seed(1));
+  auto iterator = loader->begin();
+  ++iterator;
+  loader->join();
+  EXPECT_THROW(++iterator, c10::Error);
+  auto other = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(10));
+  other->load_state(loader->state());
+  EXPECT_EQ((*other->begin())[0].item<std::int64_t>(), 20);
+}
+
+/// Counts up, but throws in place of its fourth request.
+struct ThrowingSampler : Sequential {
+  using Sequential::Sequential;
+  int requests = 0;
+  torch::optional<std::vector<std::size_t>> next(std::size_t batch_size) override {
+    if (++requests == 4) {
+      throw std::runtime_error("no more luck");
+    }
+    return Sequential::next(batch_size);
+  }
+};
+
+TEST_P(WithWorkers, HandsOutTheBatchesBeforeASamplersExceptionAndThoseAfterIt) {
+  auto loader = make_data_loader(index_dataset(60), ThrowingSampler(60), DataLoaderOptions(10).num_workers(GetParam()));
+  std::vector<std::int64_t> seen;
+  auto iterator = loader->begin();
+  seen.push_back((*iterator)[0].item<std::int64_t>());
+  while (seen.size() < 7) {
+    try {
+      ++iterator;
+      seen.push_back((*iterator)[0].item<std::int64_t>());
+    } catch (const std::runtime_error& error) {
+      EXPECT_STREQ(error.what(), "no more luck");
+      seen.push_back(-1);
+    }
+  }
+  EXPECT_EQ(seen, (std::vector<std::int64_t>{0, 10, 20, -1, 30, 40, 50}));
+}
+
+TEST(DataLoader, WorksInsideAnotherLoadersDataset) {
+  const auto make = [](const std::vector<std::size_t>& indices) {
+    auto inner = make_data_loader<Sequential>(index_dataset(4), DataLoaderOptions(2));
+    one_epoch(*inner);
+    auto batch = empty_batch({1}, torch::kInt64);  // still the outer batch's memory
+    batch.fill_(reinterpret_cast<std::int64_t>(batch.data_ptr()));
+    return torch::cat({batch, indices_tensor(indices)}).narrow(0, 0, 1);
+  };
+  const auto address = [](const std::vector<std::size_t>&) {
+    auto inner = make_data_loader<Sequential>(index_dataset(4), DataLoaderOptions(2));
+    one_epoch(*inner);
+    auto batch = empty_batch({1}, torch::kInt64);
+    batch.fill_(reinterpret_cast<std::int64_t>(batch.data_ptr()));
+    return batch;
+  };
+  auto loader = make_data_loader<Sequential>(TensorDataset(3, address), DataLoaderOptions(1).num_workers(1));
+  for (auto& batch : *loader) {
+    EXPECT_EQ(batch.item<std::int64_t>(), reinterpret_cast<std::int64_t>(batch.data_ptr()));
+  }
+  auto copied = make_data_loader<Sequential>(TensorDataset(3, make), DataLoaderOptions(1).num_workers(1));
+  EXPECT_EQ(one_epoch(*copied).size(), 3U);
+}
+
+TEST(DataLoader, WorksBesideAnotherLoader) {
+  auto first = make_data_loader<Sequential>(index_dataset(200), DataLoaderOptions(10).num_workers(1));
+  auto second = make_data_loader<Sequential>(index_dataset(200), DataLoaderOptions(10).num_workers(1));
+  auto iterator = second->begin();
+  EXPECT_EQ(one_epoch_of_indices(*first), counting(200));
+  first.reset();
+  std::int64_t batches = 0;
+  for (; iterator != second->end(); ++iterator) {
+    EXPECT_EQ((*iterator)[0].item<std::int64_t>(), 10 * batches++);
+  }
+  EXPECT_EQ(batches, 20);
+}
+
+TEST(DataLoader, LetsOtherThreadsKeepAndDropBatches) {
+  auto loader = make_data_loader<Sequential>(index_dataset(2000), DataLoaderOptions(10).num_workers(2));
+  std::vector<std::thread> threads;
+  std::atomic<std::int64_t> sum{0};
+  for (auto& batch : *loader) {
+    threads.emplace_back([&sum, batch] { sum += batch.sum().item<std::int64_t>(); });
+    if (threads.size() == 8) {
+      for (auto& thread : threads) {
+        thread.join();
+      }
+      threads.clear();
+    }
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(sum, 1999 * 1000);
+}
+
 TEST(DataLoader, RefusesAStateThatIsNone) {
   std::stringstream file;
   torch::save(torch::rand({2}), file);
@@ -370,6 +489,8 @@ TEST(DataLoader, AcceptsTorchDataOptionsAndNames) {
 
 TEST(DataLoader, ChoosesANumberOfWorkersForKAuto) {
   auto loader = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).num_workers(kAuto));
+  EXPECT_EQ(loader->options().workers, static_cast<std::size_t>(ThreadingOptimizer().plan().dataloader));
+  EXPECT_LT(loader->options().workers, std::max(std::thread::hardware_concurrency(), 1U));
   EXPECT_EQ(one_epoch_of_indices(*loader), counting(30));
 }
 

@@ -3,20 +3,24 @@
 
 #include "support/loader_datasets.h"
 #include "support/processes.h"
+#include "support/shared_counter.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <fcntl.h>
-#include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iostream>
 #include <new>
 #include <stdexcept>
 #include <thread>
@@ -32,22 +36,8 @@ using testing::indices_tensor;
 using testing::one_epoch;
 using testing::one_epoch_of_indices;
 using testing::Sequential;
+using testing::SharedCounter;
 using testing::TensorDataset;
-
-/// A number that all processes see, to make something happen once.
-class SharedCounter {
- public:
-  SharedCounter()
-      : value_(static_cast<std::atomic<int>*>(
-            ::mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
-  ~SharedCounter() { ::munmap(value_, sizeof(std::atomic<int>)); }
-  SharedCounter(const SharedCounter&) = delete;
-  SharedCounter& operator=(const SharedCounter&) = delete;
-  std::atomic<int>& operator*() { return *value_; }
-
- private:
-  std::atomic<int>* value_;
-};
 
 /// Batches of 10 out of 100; batch 3 calls `fail`.
 template <typename Fail>
@@ -191,7 +181,7 @@ TEST(WorkerFailure, EndsWhenRestartsAreUsedUp) {
 TEST(WorkerFailure, TellsWhenAWorkerHangs) {
   auto loader =
       make_data_loader<Sequential>(failing_dataset([] { ::raise(SIGSTOP); }),
-                                   DataLoaderOptions(10).num_workers(1).timeout(std::chrono::milliseconds(200)));
+                                   DataLoaderOptions(10).num_workers(1).timeout(std::chrono::milliseconds(2000)));
   auto iterator = loader->begin();
   ++iterator;
   ++iterator;
@@ -201,7 +191,7 @@ TEST(WorkerFailure, TellsWhenAWorkerHangs) {
   } catch (const WorkerError& error) {
     EXPECT_THAT(
         error.what(),
-        HasSubstr("Timeout in DataLoader queue while waiting for next batch (timeout was 200 ms): worker 0, batch 3"));
+        HasSubstr("Timeout in DataLoader queue while waiting for next batch (timeout was 2000 ms): worker 0, batch 3"));
     EXPECT_EQ(error.batch(), 3U);
   }
 }
@@ -308,13 +298,138 @@ TEST(WorkerFailure, AForkOfTheTrainerCannotHarmTheLoader) {
   const pid_t child = ::fork();
   if (child == 0) {
     batch = torch::Tensor();
-    ++iterator;  // drops its hold on the first batch's slot, and takes nothing of the parent's
+    try {
+      ++iterator;
+    } catch (const c10::Error&) {
+      loader.reset();
+      std::_Exit(17);
+    }
     std::_Exit(0);
   }
   int status = -1;
   ::waitpid(child, &status, 0);
   EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 17);
   EXPECT_EQ(batch[9].item<std::int64_t>(), 9);
+  std::int64_t batches = 0;
+  for (; iterator != loader->end(); ++iterator) {
+    EXPECT_EQ((*iterator)[0].item<std::int64_t>(), 10 * batches++);
+  }
+  EXPECT_EQ(batches, 10);
+}
+
+TEST(WorkerFailure, ATimerOfTheTrainersDisturbsNothing) {
+  // Every system call of the trainer's is interrupted again and again.
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_handler = [](int) {};
+  ASSERT_EQ(::sigaction(SIGALRM, &action, &before), 0);
+  const itimerval timer{{0, 100}, {0, 100}};
+  ASSERT_EQ(::setitimer(ITIMER_REAL, &timer, nullptr), 0);
+  const auto make = [](const std::vector<std::size_t>& indices) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    return indices_tensor(indices);
+  };
+  {
+    auto loader = make_data_loader<Sequential>(TensorDataset(300, make), DataLoaderOptions(10).num_workers(1));
+    EXPECT_EQ(one_epoch_of_indices(*loader), counting(300));
+    EXPECT_EQ(loader->stats().worker_restarts, 0U);
+  }
+  const itimerval off{};
+  ::setitimer(ITIMER_REAL, &off, nullptr);
+  ::sigaction(SIGALRM, &before, nullptr);
+}
+
+TEST(WorkerFailure, ATrainerThatIgnoresItsChildrenCanUseLoaders) {
+  const auto before = ::signal(SIGCHLD, SIG_IGN);
+  {
+    SharedCounter deaths;
+    auto loader = make_data_loader<Sequential>(failing_dataset([counter = &*deaths] {
+                                                 if (counter->fetch_add(1) == 0) {
+                                                   die(SIGKILL);
+                                                 }
+                                               }),
+                                               DataLoaderOptions(10).num_workers(1));
+    EXPECT_EQ(one_epoch_of_indices(*loader), counting(100));
+    EXPECT_EQ(loader->stats().worker_restarts, 1U);
+  }
+  ::signal(SIGCHLD, before);
+}
+
+TEST(WorkerFailure, WorkersThatAreStuckDoNotKeepAnEpochFromEnding) {
+  SharedCounter stuck;
+  const auto make = [counter = &*stuck](const std::vector<std::size_t>& indices) {
+    if (indices[0] == 10 && counter->fetch_add(1) == 0) {
+      ::raise(SIGSTOP);
+    }
+    return indices_tensor(indices);
+  };
+  auto loader = make_data_loader<Sequential>(TensorDataset(40, make),
+                                             DataLoaderOptions(10).num_workers(2).persistent_workers(false));
+  loader->begin();
+  while (*stuck == 0) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(40));
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(40));
+}
+
+TEST(WorkerFailure, TellsInsteadOfEndingTheEpochWhenNoSlotIsLeft) {
+  // Both workers stop in an epoch that is left early; all other slots are kept.
+  SharedCounter stop;
+  const auto make = [flag = &*stop](const std::vector<std::size_t>& indices) {
+    if (flag->load() != 0) {
+      ::raise(SIGSTOP);
+    }
+    return indices_tensor(indices);
+  };
+  auto loader = make_data_loader<Sequential>(
+      TensorDataset(1000, make),
+      DataLoaderOptions(10).num_workers(2).max_jobs(2).timeout(std::chrono::milliseconds(2000)));
+  std::vector<torch::Tensor> kept;
+  auto iterator = loader->begin();
+  for (; kept.size() < 4; ++iterator) {
+    kept.push_back(*iterator);
+  }
+  *stop = 1;
+  EXPECT_THROW(
+      {
+        for (int epoch = 0; epoch < 4; ++epoch) {
+          iterator = loader->begin();
+          iterator == loader->end();
+        }
+      },
+      WorkerError);
+}
+
+TEST(WorkerFailure, PrintsNothingTwice) {
+  // A program of its own, with buffered output when the workers are forked.
+  const std::string path = ::testing::TempDir() + "torchfeed_printed_" + std::to_string(::getpid());
+  std::cout.flush();
+  std::fflush(stdout);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const int file = ::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    ::dup2(file, STDOUT_FILENO);
+    std::ios::sync_with_stdio(false);
+    std::cout << "once\n";
+    std::printf("and once\n");
+    {
+      auto loader = make_data_loader<Sequential>(index_dataset(100), DataLoaderOptions(10).num_workers(2));
+      one_epoch(*loader);
+    }
+    std::cout.flush();
+    std::fflush(stdout);
+    std::_Exit(0);
+  }
+  ::waitpid(child, nullptr, 0);
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(line);
+  }
+  EXPECT_THAT(lines, ::testing::UnorderedElementsAre("once", "and once"));
+  std::filesystem::remove(path);
 }
 
 TEST(WorkerFailure, UsesAConstantNumberOfDescriptors) {

@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <mutex>
+#include <utility>
 
 namespace torchfeed {
 namespace loader {
@@ -42,19 +43,28 @@ at::CPUGeneratorImpl* default_generator() {
 
 }  // namespace
 
-struct BatchScope::GeneratorState {
-  std::shared_ptr<at::CPUGeneratorImpl> copy;
+struct BatchScope::Outer {
+  CurrentBatch batch;
+  BatchArena* arena = nullptr;
+  std::shared_ptr<at::CPUGeneratorImpl> default_generator;
 };
 
 BatchScope::BatchScope(const BatchId& id, BatchArena* arena, bool restore) {
   auto& batch = current_batch();
+  if (restore || batch.active) {
+    outer_ = std::make_unique<Outer>();
+    outer_->arena = current_arena();
+    if (batch.active) {
+      outer_->batch = std::exchange(batch, {});
+    }
+  }
   batch.active = true;
   batch.seeded = false;
   batch.seed = seed_of(id);
   auto* generator = default_generator();
   const std::lock_guard<std::mutex> lock(generator->mutex_);
   if (restore) {
-    saved_ = std::make_unique<GeneratorState>(GeneratorState{generator->clone()});
+    outer_->default_generator = generator->clone();
   }
   // Another stream than generator()'s, so that code which uses both sees independent numbers.
   generator->set_current_seed(mix(batch.seed));
@@ -62,14 +72,22 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, bool restore) {
 }
 
 BatchScope::~BatchScope() {
-  current_arena() = nullptr;
   current_batch().active = false;
-  if (saved_) {
+  current_arena() = nullptr;
+  if (!outer_) {
+    return;
+  }
+  current_arena() = outer_->arena;
+  if (outer_->batch.active) {
+    current_batch() = std::move(outer_->batch);
+  }
+  if (outer_->default_generator) {
+    auto& saved = *outer_->default_generator;
     auto* generator = default_generator();
     const std::lock_guard<std::mutex> lock(generator->mutex_);
-    generator->set_engine(saved_->copy->engine());
-    generator->set_next_float_normal_sample(saved_->copy->next_float_normal_sample());
-    generator->set_next_double_normal_sample(saved_->copy->next_double_normal_sample());
+    generator->set_engine(saved.engine());
+    generator->set_next_float_normal_sample(saved.next_float_normal_sample());
+    generator->set_next_double_normal_sample(saved.next_double_normal_sample());
   }
 }
 

@@ -19,8 +19,8 @@ class BatchScope {
   BatchScope& operator=(const BatchScope&) = delete;
 
  private:
-  struct GeneratorState;
-  std::unique_ptr<GeneratorState> saved_;
+  struct Outer;  // what was there before: a dataset may run a loader of its own inside get_batch
+  std::unique_ptr<Outer> outer_;
 };
 
 /// Makes this process a worker in the eyes of worker_info().

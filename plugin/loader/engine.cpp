@@ -1,14 +1,14 @@
 #include <torchfeed/plugin/loader/engine.h>
 #include <torchfeed/plugin/loader/error_codec.h>
+#include <torchfeed/plugin/threading/cpu_affinity.h>
 
 #include <c10/util/Exception.h>
-
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <utility>
 
 namespace torchfeed::loader {
 namespace {
@@ -21,14 +21,7 @@ constexpr std::chrono::milliseconds kServerCheck{100};
 constexpr std::uint32_t kSpins = 200;
 
 /// Spinning is for those who have a core to themselves.
-std::uint32_t spins_for(std::size_t workers) {
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  if (::sched_getaffinity(0, sizeof(cpus), &cpus) != 0) {
-    return 0;
-  }
-  return workers + 1 <= static_cast<std::size_t>(CPU_COUNT(&cpus)) ? kSpins : 0;
-}
+std::uint32_t spins_for(std::size_t workers) { return workers + 1 <= threading::available_cpus().size() ? kSpins : 0; }
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -78,23 +71,34 @@ Engine::~Engine() {
   }
 }
 
-/// A free slot. All can be taken for a moment: by batches that the user keeps and by workers that are still at batches
-/// of an epoch that was left early. If nothing is in flight either, it is worth waiting for those.
-std::optional<std::uint32_t> Engine::find_slot() noexcept {
-  auto index = ring_.find_free(first_ticket_);
-  while (!index && in_flight_.empty() && server_->alive()) {
-    ring_.wait_for_result(std::nullopt, kServerCheck);
-    index = ring_.find_free(first_ticket_);
-  }
-  return index;
+void Engine::check_process() const {
+  TORCH_CHECK(shared_->owner_depth == fork_depth(),
+              "torchfeed: this process is a fork of the one that made the loader: only that one may use it");
 }
 
-bool Engine::can_post() noexcept { return in_flight_.size() < options_.max_jobs && find_slot().has_value(); }
+bool Engine::can_post() noexcept {
+  if (in_flight_.size() >= options_.max_jobs) {
+    return false;
+  }
+  free_slot_ = ring_.find_free(first_ticket_);
+  return free_slot_.has_value();
+}
 
-std::uint32_t Engine::need_slot() {
-  const auto index = find_slot();
-  TORCH_CHECK(index, "torchfeed: no slot for a request: the fork server died");
-  return *index;
+void Engine::wait_for_slot() {
+  const auto begin = Clock::now();
+  while (!can_post()) {
+    if (options_.timeout && Clock::now() - begin >= *options_.timeout) {
+      throw_timeout(options_.timeout->count(), -1, 0, {});
+    }
+    check_workers();
+    ring_.wait_for_result(std::nullopt, 0, kServerCheck);
+  }
+  stats_.wait_seconds += seconds_since(begin);
+}
+
+std::uint32_t Engine::take_slot() {
+  TORCH_CHECK(free_slot_, "torchfeed: post() without can_post()");
+  return *std::exchange(free_slot_, std::nullopt);
 }
 
 void Engine::post_slot(std::uint32_t index, const BatchId& id, const Record& request) {
@@ -106,7 +110,7 @@ void Engine::post_slot(std::uint32_t index, const BatchId& id, const Record& req
 }
 
 void Engine::post(const BatchId& id, const std::function<void(BatchWriter&)>& write) {
-  const std::uint32_t index = need_slot();
+  const std::uint32_t index = take_slot();
   BatchArena arena(ring_, index, 0);
   BatchWriter writer(arena);
   write(writer);
@@ -114,7 +118,7 @@ void Engine::post(const BatchId& id, const std::function<void(BatchWriter&)>& wr
 }
 
 void Engine::post(const BatchId& id, const LoaderState::Request& request) {
-  const std::uint32_t index = need_slot();
+  const std::uint32_t index = take_slot();
   // Offsets in a record count from the slot's begin, so that it can move as it is.
   ring_.reserve(index, request.bytes.size());
   std::memcpy(ring_.payload(index), request.bytes.data(), request.bytes.size());
@@ -143,16 +147,17 @@ std::size_t Engine::wait_for_result() {
       const auto left = *options_.timeout - (Clock::now() - begin);
       if (left <= std::chrono::nanoseconds::zero()) {
         stats_.wait_seconds += seconds_since(begin);
-        throw_timeout_of(0);
+        throw_timeout_of_next();
       }
       patience = std::min(patience, std::chrono::nanoseconds(left));
     }
-    ring_.wait_for_result(options_.enforce_ordering ? std::optional(in_flight_.front()) : std::nullopt, patience);
+    ring_.wait_for_result(options_.enforce_ordering ? std::optional(in_flight_.front()) : std::nullopt, first_ticket_,
+                          patience);
     if (const auto position = find_result()) {
       stats_.wait_seconds += seconds_since(begin);
       return *position;
     }
-    check_workers(0);
+    check_workers();
   }
 }
 
@@ -226,22 +231,27 @@ std::vector<std::size_t> Engine::indices(std::uint32_t index) const {
   return maker_.indices(request);
 }
 
-void Engine::throw_timeout_of(std::size_t position) const {
-  const std::uint32_t index = in_flight_[position];
+void Engine::throw_timeout_of_next() const {
+  const std::uint32_t index = in_flight_.front();
   const SlotWord word = ring_.word(index);
   const int worker = word.state == SlotState::kTaken ? static_cast<int>(word.owner) : -1;
   throw_timeout(options_.timeout->count(), worker, ring_.slot(index).id.batch, indices(index));
 }
 
-void Engine::check_workers(std::size_t position) const {
+void Engine::check_workers() const {
   const RingHeader& header = ring_.header();
   const bool broken = header.broken.load(std::memory_order_acquire) != 0;
   if (!broken && server_->alive()) {
     return;
   }
-  const std::uint32_t index = in_flight_[position];
   const int error = broken ? header.broken_errno.load(std::memory_order_relaxed) : -1;
-  throw_no_workers(error, header.restarts.load(std::memory_order_relaxed), ring_.slot(index).id.batch, indices(index));
+  const std::uint32_t restarts = header.restarts.load(std::memory_order_relaxed);
+  const int signal = header.last_signal.load(std::memory_order_relaxed);
+  if (in_flight_.empty()) {
+    throw_no_workers(error, restarts, signal, 0, {});
+  }
+  const std::uint32_t index = in_flight_.front();
+  throw_no_workers(error, restarts, signal, ring_.slot(index).id.batch, indices(index));
 }
 
 }  // namespace torchfeed::loader

@@ -30,8 +30,15 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  /// Throws c10::Error in a fork of the trainer: the slots and the workers are its parent's.
+  void check_process() const;
+
   /// Whether post() may be called: fewer than max_jobs requests are under way, and there is a slot.
   bool can_post() noexcept;
+
+  /// Waits until there is a slot: all can be held for a moment by batches that the user keeps and by workers that are
+  /// still at batches of an epoch that was left early. None may be in flight. Throws as next().
+  void wait_for_slot();
 
   /// Asks the workers for the batch `id`; `write` writes the request.
   void post(const BatchId& id, const std::function<void(BatchWriter&)>& write);
@@ -79,13 +86,12 @@ class Engine {
   LoaderStats stats() const noexcept;
 
  private:
-  std::optional<std::uint32_t> find_slot() noexcept;
-  std::uint32_t need_slot();
+  std::uint32_t take_slot();
   void post_slot(std::uint32_t index, const BatchId& id, const Record& request);
   std::optional<std::size_t> find_result() const noexcept;
   std::size_t wait_for_result();
-  void check_workers(std::size_t position) const;
-  [[noreturn]] void throw_timeout_of(std::size_t position) const;
+  void check_workers() const;
+  [[noreturn]] void throw_timeout_of_next() const;
   std::vector<std::size_t> indices(std::uint32_t index) const;
 
   const FullDataLoaderOptions options_;
@@ -96,7 +102,8 @@ class Engine {
   std::unique_ptr<ForkServer> server_;
   std::deque<std::uint32_t> in_flight_;  // slots, oldest request first
   std::uint64_t next_ticket_ = 0;
-  std::uint64_t first_ticket_ = 0;  // results of older ones are dropped
+  std::uint64_t first_ticket_ = 0;          // results of older ones are dropped
+  std::optional<std::uint32_t> free_slot_;  // found by can_post()
   LoaderStats stats_;
 };
 

@@ -48,7 +48,8 @@ class BadAlloc : public std::bad_alloc {
   std::shared_ptr<std::string> message_;  // shared: an exception's copy must not throw
 };
 
-void write(ErrorRecord& record, ErrorKind kind, std::string_view text) noexcept {
+void write(ErrorRecord& record, ErrorKind kind, const char* what) noexcept {
+  const std::string_view text(what == nullptr ? "" : what);
   record.kind = static_cast<std::uint32_t>(kind);
   record.text_bytes = static_cast<std::uint32_t>(std::min(text.size(), ErrorRecord::kTextBytes));
   std::memcpy(record.text, text.data(), record.text_bytes);
@@ -190,7 +191,8 @@ void throw_timeout(std::int64_t milliseconds, int worker, std::uint64_t batch,
   throw WorkerError(out.str(), worker, batch, indices, 0);
 }
 
-void throw_no_workers(int error, std::uint32_t restarts, std::uint64_t batch, const std::vector<std::size_t>& indices) {
+void throw_no_workers(int error, std::uint32_t restarts, int signal, std::uint64_t batch,
+                      const std::vector<std::size_t>& indices) {
   std::ostringstream out;
   out << "torchfeed: no worker is left for " << where(-1, batch, indices) << ": ";
   if (error < 0) {
@@ -200,7 +202,10 @@ void throw_no_workers(int error, std::uint32_t restarts, std::uint64_t batch, co
   } else {
     out << restarts << " of them were replaced, as many as max_worker_restarts allows";
   }
-  throw WorkerError(out.str(), -1, batch, indices, 0);
+  if (signal != 0) {
+    out << "; the last one was killed by signal " << signal << " (" << ::strsignal(signal) << ")";
+  }
+  throw WorkerError(out.str(), -1, batch, indices, signal);
 }
 
 }  // namespace torchfeed::loader

@@ -20,8 +20,8 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept;
                                 const std::vector<std::size_t>& indices);
 
 /// In the trainer: there is no worker and there will be none. `error` is the errno of the fork that failed, 0 if the
-/// restarts are used up, -1 if the fork server is dead.
-[[noreturn]] void throw_no_workers(int error, std::uint32_t restarts, std::uint64_t batch,
+/// restarts are used up, -1 if the fork server is dead. `signal` ended the last worker, 0 if none did.
+[[noreturn]] void throw_no_workers(int error, std::uint32_t restarts, int signal, std::uint64_t batch,
                                    const std::vector<std::size_t>& indices);
 
 }  // namespace torchfeed::loader

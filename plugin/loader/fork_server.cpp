@@ -1,5 +1,6 @@
 #include <torchfeed/plugin/loader/fork_server.h>
 #include <torchfeed/plugin/loader/fork_server_main.h>
+#include <torchfeed/plugin/loader/process_setup.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 
@@ -9,10 +10,12 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <iostream>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -47,31 +50,49 @@ class BlockSignals {
   BlockSignals(const BlockSignals&) = delete;
   BlockSignals& operator=(const BlockSignals&) = delete;
 
+  const sigset_t& before() const noexcept { return before_; }
+
  private:
   sigset_t before_;
 };
+
+/// What the trainer has printed but not flushed must not be printed again by children.
+void flush_standard_streams() {
+  std::cout.flush();
+  std::clog.flush();
+  std::wcout.flush();
+  std::fflush(stdout);
+  std::fflush(stderr);
+}
+
+/// The child's life. Nothing that is thrown here may unwind into the trainer's own code, a copy of which this is.
+[[noreturn]] void become_server(const WorkerJob& job, std::uint32_t max_restarts, int commands, int trainer,
+                                const std::vector<int>& cpus, const sigset_t& mask) noexcept {
+  enter_server_process(mask);
+  // OpenMP may have pinned this thread to one core; the trainer's whole mask is where workers belong.
+  threading::bind_current_thread(cpus);
+  run_fork_server(job, max_restarts, commands, trainer);
+}
 
 }  // namespace
 
 ForkServer::ForkServer(const WorkerJob& job, std::uint32_t max_restarts) : ring_(*job.ring) {
   commands_ = checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
   const FileDescriptor trainer = open_pidfd(::getpid());
-  // What the trainer has printed but not flushed must not be printed again by children.
-  std::fflush(stdout);
-  std::fflush(stderr);
   const std::vector<int> cpus = threading::available_cpus();
+  flush_standard_streams();
+  int error = 0;
   {
     const BlockSignals blocked;
     const threading::SingleThreadedBlasScope blas;
     pid_ = ::fork();
+    error = errno;
     if (pid_ == 0) {
-      // OpenMP may have pinned this thread to one core; the trainer's whole mask is where workers belong.
-      threading::bind_current_thread(cpus);
-      run_fork_server(job, max_restarts, commands_.get(), trainer.get());
+      become_server(job, max_restarts, commands_.get(), trainer.get(), cpus, blocked.before());
     }
   }
   if (pid_ < 0) {
-    throw std::system_error(errno, std::generic_category(), "torchfeed: fork of the loader's fork server");
+    throw std::system_error(error, std::generic_category(), "torchfeed: fork of the loader's fork server");
   }
   try {
     server_ = open_pidfd(pid_);
@@ -86,22 +107,28 @@ ForkServer::~ForkServer() {
   ring_.header().stop.store(1, std::memory_order_seq_cst);
   ring_.wake_all_workers();
   poke();
-  // A trainer that ignores SIGCHLD, or waits for any child, has taken the status already: the pidfd tells all the same.
-  pollfd gone{server_.get(), POLLIN, 0};
-  int ready = -1;
-  do {
-    ready = ::poll(&gone, 1, static_cast<int>(kPatience.count()));
-  } while (ready < 0 && errno == EINTR);
-  if (ready == 0) {
-    // It is stopped, or cannot get on: its workers die with it.
-    ::syscall(SYS_pidfd_send_signal, server_.get(), SIGKILL, nullptr, 0);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (alive()) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0) {
+      // It is stopped, or cannot get on: its workers die with it.
+      ::syscall(SYS_pidfd_send_signal, server_.get(), SIGKILL, nullptr, 0);
+    }
+    pollfd gone{server_.get(), POLLIN, 0};
+    ::poll(&gone, 1, static_cast<int>(std::max<std::chrono::milliseconds::rep>(left.count(), 100)));
   }
-  ::waitpid(pid_, nullptr, 0);
+  // By pidfd, as a trainer that ignores SIGCHLD or waits for any child has taken the status already, and the number may
+  // be another process's by now.
+  siginfo_t info{};
+  while (::waitid(P_PIDFD, static_cast<id_t>(server_.get()), &info, WEXITED) != 0 && errno == EINTR) {
+  }
 }
 
 bool ForkServer::alive() const noexcept {
   pollfd gone{server_.get(), POLLIN, 0};
-  return ::poll(&gone, 1, 0) == 0;
+  while (::poll(&gone, 1, 0) < 0 && errno == EINTR) {
+  }
+  return gone.revents == 0;
 }
 
 void ForkServer::poke() noexcept { ::eventfd_write(commands_.get(), 1); }

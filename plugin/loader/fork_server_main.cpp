@@ -2,7 +2,6 @@
 #include <torchfeed/plugin/loader/fork_server_main.h>
 #include <torchfeed/plugin/loader/process_setup.h>
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -24,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 
 // At the end a worker may finish the batch it is at; nobody waits for that batch, so not for long.
 constexpr std::chrono::milliseconds kGrace{200};
-// A fork that failed for want of memory or processes is tried again, so long as other workers live.
+// A fork that failed for want of memory or processes is tried again.
 constexpr std::chrono::milliseconds kForkRetry{50};
 
 // How a worker ends that was sent home: a dataset that calls exit() must not look like it.
@@ -35,6 +34,7 @@ class Server {
   Server(const WorkerJob& job, std::uint32_t max_restarts, int commands, int trainer)
       : job_(job), ring_(*job.ring), max_restarts_(max_restarts), commands_(commands), trainer_(trainer) {
     workers_.resize(static_cast<std::size_t>(job.count), 0);
+    given_up_.resize(workers_.size(), false);
     sigset_t child;
     ::sigemptyset(&child);
     ::sigaddset(&child, SIGCHLD);
@@ -43,29 +43,50 @@ class Server {
   }
 
   [[noreturn]] void run() {
+    if (children_.get() < 0) {
+      leave(1);
+    }
     for (;;) {
       const bool stop = ring_.header().stop.load(std::memory_order_seq_cst) != 0;
-      if (stop) {
-        if (alive() == 0) {
-          leave(0);
-        }
-        if (!deadline_) {
-          deadline_ = Clock::now() + kGrace;
-        } else if (Clock::now() >= *deadline_) {
-          leave(0);
-        }
-      } else {
+      if (stop && alive() == 0) {
+        leave(0);
+      }
+      if (!stop) {
         fork_missing_workers();
       }
-      wait_for_event(stop);
+      const bool leaving = send_home(stop ? 0 : ring_.header().target_workers.load(std::memory_order_seq_cst));
+      wait_for_event(leaving);
       bury_dead_workers();
     }
   }
 
  private:
-  void wait_for_event(bool stop) {
+  /// Workers at or above `target` leave by themselves, at the latest when their batch is done; those that do not are
+  /// killed after the grace. Whether any has still to leave.
+  bool send_home(std::uint32_t target) {
+    bool leaving = false;
+    for (std::size_t id = target; id < workers_.size(); ++id) {
+      leaving = leaving || workers_[id] != 0;
+    }
+    if (!leaving) {
+      deadline_.reset();
+      return false;
+    }
+    if (!deadline_) {
+      deadline_ = Clock::now() + kGrace;
+    } else if (Clock::now() >= *deadline_) {
+      for (std::size_t id = target; id < workers_.size(); ++id) {
+        if (workers_[id] != 0) {
+          ::kill(workers_[id], SIGKILL);
+        }
+      }
+    }
+    return true;
+  }
+
+  void wait_for_event(bool leaving) {
     pollfd events[] = {{children_.get(), POLLIN, 0}, {commands_, POLLIN, 0}, {trainer_, POLLIN, 0}};
-    const auto timeout = stop ? kGrace : (fork_failed_ ? kForkRetry : std::chrono::milliseconds(-1));
+    const auto timeout = leaving ? kGrace : (fork_failed_ ? kForkRetry : std::chrono::milliseconds(-1));
     ::poll(events, 3, static_cast<int>(timeout.count()));
     if (events[2].revents != 0) {
       leave(1);  // the trainer is dead: nobody wants anything any more
@@ -86,11 +107,8 @@ class Server {
     fork_failed_ = false;
     const std::uint32_t target = header.target_workers.load(std::memory_order_seq_cst);
     for (std::uint32_t id = 0; id < target && id < workers_.size(); ++id) {
-      if (workers_[id] != 0) {
+      if (workers_[id] != 0 || given_up_[id]) {
         continue;
-      }
-      if (deaths_ > max_restarts_) {
-        break;
       }
       const pid_t pid = ::fork();
       if (pid == 0) {
@@ -106,7 +124,8 @@ class Server {
     const std::uint32_t count = alive();
     header.alive_workers.store(count, std::memory_order_release);
     if (target == 0 && count == 0) {
-      ring_.wake_trainer();  // it may wait for the last one to leave
+      given_up_.assign(given_up_.size(), false);  // the next epoch's workers are no replacements
+      ring_.wake_trainer();                       // it may wait for the last one to leave
     }
     if (target > 0 && count == 0) {
       if (!fork_failed_) {
@@ -132,15 +151,24 @@ class Server {
   }
 
   void bury(std::uint32_t id, int status) {
+    RingHeader& header = ring_.header();
+    const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    const bool wanted = id < header.target_workers.load(std::memory_order_seq_cst);
     const bool left = WIFEXITED(status) && WEXITSTATUS(status) == kLeftStatus && !ring_.holds_slot(id);
     // Counted first: once the batch is given back, the trainer may see it and ask for the statistics.
-    if (!left && ++deaths_ <= max_restarts_) {
-      ring_.header().restarts.fetch_add(1, std::memory_order_relaxed);
+    if (wanted && !left) {
+      header.last_signal.store(signal, std::memory_order_relaxed);
+      if (restarts_ < max_restarts_) {
+        ++restarts_;
+        header.restarts.store(restarts_, std::memory_order_relaxed);
+      } else {
+        given_up_[id] = true;
+      }
     }
-    ring_.recover(id, WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+    ring_.recover(id, signal);
   }
 
-  [[noreturn]] void become_worker(int id) {
+  [[noreturn]] void become_worker(int id) noexcept {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != self_) {
       ::_exit(1);  // the server died before the line above
@@ -150,7 +178,10 @@ class Server {
     ::close(trainer_);
     enter_worker_process(id);
     run_worker(job_, id);
-    std::cout.flush();
+    try {
+      std::cout.flush();
+    } catch (...) {  // whoever let the stream throw is not here any more
+    }
     std::fflush(stdout);
     ::_exit(kLeftStatus);
   }
@@ -185,7 +216,8 @@ class Server {
   int trainer_;
   FileDescriptor children_;     // signalfd of SIGCHLD
   std::vector<pid_t> workers_;  // by id; 0: none
-  std::uint32_t deaths_ = 0;
+  std::vector<bool> given_up_;  // by id; died when there were no restarts left
+  std::uint32_t restarts_ = 0;
   bool fork_failed_ = false;
   std::optional<Clock::time_point> deadline_;
 };
@@ -193,7 +225,6 @@ class Server {
 }  // namespace
 
 void run_fork_server(const WorkerJob& job, std::uint32_t max_restarts, int commands, int trainer) {
-  enter_server_process();
   Server(job, max_restarts, commands, trainer).run();
 }
 

@@ -1,7 +1,6 @@
 #include <torchfeed/plugin/loader/process_setup.h>
 
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 
 #include <sys/prctl.h>
 
@@ -15,19 +14,28 @@ namespace {
 /// Signals that mean "end the training": a terminal or a service manager sends them to the whole process group. The
 /// trainer decides; its children die when it does.
 constexpr int kTrainersSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
-/// Signals whose handlers of the trainer's (crash reports, checkpoints) have no business in a child.
-constexpr int kCrashSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+sigset_t trainers_mask;
+
+/// Handlers of the trainer's (crash reports, checkpoints, timers) have no business in a child.
+void put_handlers_away() noexcept {
+  for (int signal = 1; signal < NSIG; ++signal) {
+    struct sigaction action {};
+    if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
+      ::signal(signal, SIG_DFL);
+    }
+  }
+}
 
 }  // namespace
 
-void enter_server_process() noexcept {
+void enter_server_process(const sigset_t& mask) noexcept {
+  trainers_mask = mask;
+  ::sigdelset(&trainers_mask, SIGCHLD);
+  put_handlers_away();
   for (const int signal : kTrainersSignals) {
     ::signal(signal, SIG_IGN);
   }
-  for (const int signal : kCrashSignals) {
-    ::signal(signal, SIG_DFL);
-  }
-  ::signal(SIGCHLD, SIG_DFL);
+  ::signal(SIGCHLD, SIG_DFL);  // ignored, the kernel would reap workers itself
   ::prctl(PR_SET_NAME, "feed-server");
   try {
     at::set_num_threads(1);
@@ -37,9 +45,7 @@ void enter_server_process() noexcept {
 }
 
 void enter_worker_process(int id) noexcept {
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::sigprocmask(SIG_SETMASK, &trainers_mask, nullptr);
   char name[16];
   std::snprintf(name, sizeof(name), "feed-worker-%d", id);
   ::prctl(PR_SET_NAME, name);

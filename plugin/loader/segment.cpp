@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,6 +36,10 @@ Segment::Segment(std::size_t bytes) : descriptor_(::memfd_create("torchfeed", MF
   if (descriptor_.get() < 0) {
     throw_system_error(errno, "memfd_create");
   }
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
+    throw_system_error(EFBIG, "RLIMIT_FSIZE (ulimit -f)");  // ftruncate would raise SIGXFSZ, a death without a word
+  }
   if (::ftruncate(descriptor_.get(), static_cast<off_t>(bytes)) != 0) {
     throw_system_error(errno, "ftruncate");
   }
@@ -46,6 +51,8 @@ Segment::Segment(std::size_t bytes) : descriptor_(::memfd_create("torchfeed", MF
     throw_system_error(error.get_native_error(), "mmap");
   }
   data_ = static_cast<std::byte*>(mapping_->region.get_address());
+  // The kernel would take memory for every page of it while writing a core dump.
+  ::madvise(data_, size_, MADV_DONTDUMP);
 }
 
 Segment::~Segment() {

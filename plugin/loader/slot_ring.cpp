@@ -3,7 +3,7 @@
 
 #include <c10/util/Exception.h>
 
-#include <sys/mman.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -26,6 +26,7 @@ constexpr std::uint64_t kNobody = 0;
 constexpr std::uint64_t kAnyTicket = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kMostReservedBytes = std::uint64_t{16} << 40;  // of 128 TiB of addresses
 constexpr std::uint64_t kSmallestSlotBytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t kMostSlackBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kLargestPageBytes = 64 * 1024;  // of the systems that torchfeed runs on
 // A worker that nobody wakes looks again now and then, so that a lost wake costs time and no more.
 constexpr std::chrono::seconds kLongestSleep{1};
@@ -103,6 +104,31 @@ SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::ui
   }
 }
 
+std::uint64_t SlotRing::charged_bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (std::uint32_t i = 0; i < size(); ++i) {
+    sum += slots_[i].charged.load(std::memory_order_seq_cst);
+  }
+  return sum;
+}
+
+/// Claims first and adds up then: two that do so at once may both see too much and refuse, and so both try again, but
+/// never do both see too little.
+bool SlotRing::charge(std::uint32_t index, std::uint64_t bytes) noexcept {
+  constexpr int kTries = 4;
+  Slot& slot = slots_[index];
+  const std::uint64_t before = slot.committed.load(std::memory_order_relaxed);
+  for (int i = 0; i < kTries; ++i) {
+    slot.charged.store(bytes, std::memory_order_seq_cst);
+    if (charged_bytes() <= header_->budget_bytes) {
+      return true;
+    }
+    slot.charged.store(before, std::memory_order_seq_cst);
+    ::sched_yield();
+  }
+  return false;
+}
+
 void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
   Slot& slot = slots_[index];
   const std::uint64_t committed = slot.committed.load(std::memory_order_relaxed);
@@ -110,28 +136,24 @@ void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
     return;
   }
   const std::uint64_t budget = header_->budget_bytes;
-  TORCH_CHECK(bytes <= std::min(budget, header_->slot_bytes),
-              "torchfeed: a batch does not fit into shared memory: ", "expected at most ",
-              std::min(budget, header_->slot_bytes), " bytes (shared_memory_budget is ", budget, "), got ", bytes,
-              " bytes or more");
-  // Half as much again, so that a batch that grows tensor by tensor asks the kernel a few times only.
+  const std::uint64_t most = std::min(budget, header_->slot_bytes);
+  TORCH_CHECK(bytes <= most, "torchfeed: a batch does not fit into shared memory: expected at most ", most,
+              " bytes (shared_memory_budget is ", budget, "), got ", bytes, " bytes or more");
+  // Some more than asked for, so that a batch that grows tensor by tensor asks the kernel a few times only.
   const std::uint64_t page = page_bytes();
-  std::uint64_t wanted = std::min(round_up(std::max(bytes, committed + committed / 2), page), header_->slot_bytes);
-  std::uint64_t before = header_->committed_bytes.fetch_add(wanted - committed, std::memory_order_relaxed);
-  if (before + (wanted - committed) > budget) {
-    const std::uint64_t exact = round_up(bytes, page);
-    header_->committed_bytes.fetch_sub(wanted - exact, std::memory_order_relaxed);
+  const std::uint64_t exact = round_up(bytes, page);
+  const std::uint64_t generous = committed + std::min(committed / 2, kMostSlackBytes);
+  std::uint64_t wanted = std::min(std::max(exact, round_up(generous, page)), header_->slot_bytes);
+  if (!charge(index, wanted)) {
     wanted = exact;
-    if (before + (wanted - committed) > budget) {
-      header_->committed_bytes.fetch_sub(wanted - committed, std::memory_order_relaxed);
-      TORCH_CHECK(false, "torchfeed: shared memory is used up: expected at most ", budget,
-                  " bytes in all batches together (shared_memory_budget), got ", before + (wanted - committed),
-                  " with a batch of ", bytes, " bytes or more");
-    }
+    TORCH_CHECK(charge(index, wanted), "torchfeed: shared memory is used up: expected at most ", budget,
+                " bytes in all batches together (shared_memory_budget), got ",
+                charged_bytes() - slot.charged.load(std::memory_order_relaxed) + wanted, " with a batch of ", bytes,
+                " bytes or more");
   }
   const std::uint64_t offset = static_cast<std::uint64_t>(payload(index) - segment_->data());
   if (const int error = segment_->commit(offset + committed, wanted - committed); error != 0) {
-    header_->committed_bytes.fetch_sub(wanted - committed, std::memory_order_relaxed);
+    slot.charged.store(committed, std::memory_order_seq_cst);
     TORCH_CHECK(false, "torchfeed: the system has no shared memory for a batch of ", bytes,
                 " bytes or more: ", std::strerror(error));
   }
@@ -177,26 +199,27 @@ bool SlotRing::cancel(std::uint32_t index) noexcept {
   return words_[index].compare_exchange_strong(packed, next.pack(), std::memory_order_acq_rel);
 }
 
-bool SlotRing::any_result(std::optional<std::uint32_t> index) const noexcept {
+bool SlotRing::any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket) const noexcept {
   // SYNC(await): these loads come after `awaited` was stored; word() alone would be acquire only.
-  const auto has = [this](std::uint32_t i) {
-    const auto state = SlotWord::unpack(words_[i].load(std::memory_order_seq_cst)).state;
-    return state == SlotState::kDone || state == SlotState::kFailed;
+  const auto has = [this](std::uint32_t i, std::uint64_t ticket) {
+    const auto word = SlotWord::unpack(words_[i].load(std::memory_order_seq_cst));
+    return (word.state == SlotState::kDone || word.state == SlotState::kFailed) && word.ticket >= ticket;
   };
   if (index) {
-    return has(*index);
+    return has(*index, 0);
   }
   for (std::uint32_t i = 0; i < size(); ++i) {
-    if (has(i)) {
+    if (has(i, first_ticket)) {
       return true;
     }
   }
   return false;
 }
 
-void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::chrono::nanoseconds timeout) noexcept {
+void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
+                               std::chrono::nanoseconds timeout) noexcept {
   for (std::uint32_t spin = 0; spin < header_->spins; ++spin) {
-    if (any_result(index)) {
+    if (any_result(index, first_ticket)) {
       return;
     }
     spin_pause();
@@ -204,7 +227,7 @@ void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::chrono::
   const std::uint32_t key = header_->trainer_wake.load(std::memory_order_acquire);
   const std::uint64_t wish = index ? word(*index).ticket + 1 : kAnyTicket;
   header_->awaited.store(wish, std::memory_order_seq_cst);  // SYNC(await): before any_result() reads the words
-  if (!any_result(index) && header_->broken.load(std::memory_order_acquire) == 0) {
+  if (!any_result(index, first_ticket) && header_->broken.load(std::memory_order_acquire) == 0) {
     futex_wait(header_->trainer_wake, key, timeout);
   }
   header_->awaited.store(kNobody, std::memory_order_relaxed);
@@ -374,6 +397,7 @@ void SlotRing::recover(std::uint32_t worker, int signal) noexcept {
       continue;
     }
     Slot& slot = slots_[i];
+    slot.produce_nanoseconds = 0;
     if (++slot.deaths < kMaxDeaths) {
       words_[i].store(SlotWord{SlotState::kPosted, 0, current.ticket}.pack(), std::memory_order_seq_cst);
     } else {

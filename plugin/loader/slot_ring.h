@@ -77,7 +77,9 @@ struct Slot {
   std::int64_t produce_nanoseconds;
   std::uint32_t deaths;
   ErrorRecord error;
-  // Bytes of the slot's memory that are committed. Whoever may write the slot may let it grow.
+  // Bytes of the slot's memory: taken from the budget, and then had from the system. Whoever may write the slot may let
+  // it grow; who dies between the two leaves a charge that the next one to grow it replaces.
+  std::atomic<std::uint64_t> charged;
   std::atomic<std::uint64_t> committed;
 };
 
@@ -93,9 +95,6 @@ struct RingHeader {
   alignas(64) std::atomic<std::uint32_t> target_workers;  ///< workers with an id at or above it leave
   std::atomic<std::uint32_t> stop;
 
-  // Written by whoever commits memory.
-  alignas(64) std::atomic<std::uint64_t> committed_bytes;
-
   // The trainer's wish, taken back by the worker that meets it.
   alignas(64) std::atomic<std::uint64_t> awaited;
   std::atomic<std::uint32_t> trainer_wake;  ///< futex
@@ -105,6 +104,7 @@ struct RingHeader {
   std::atomic<std::uint32_t> restarts;
   std::atomic<std::uint32_t> broken;  ///< no worker is left and none can be made
   std::atomic<std::int32_t> broken_errno;
+  std::atomic<std::int32_t> last_signal;  ///< of the worker that died last
 
   // One bit a worker: set by itself before it sleeps, cleared by who wakes it (or buries it).
   alignas(64) std::atomic<std::uint64_t> sleeping[kMaxWorkers / 64];
@@ -135,6 +135,9 @@ class SlotRing {
   /// both sizes, or if the system has no memory.
   void reserve(std::uint32_t index, std::uint64_t bytes);
 
+  /// Bytes of the budget that all slots hold. Any process.
+  std::uint64_t charged_bytes() const noexcept;
+
   // ---- Trainer ----
 
   /// A slot to post, the first free one, so that few stay warm; none if all are in use. Requests and results with a
@@ -148,9 +151,10 @@ class SlotRing {
     const auto state = word(index).state;
     return state == SlotState::kDone || state == SlotState::kFailed;
   }
-  /// Sleeps until slot `index` has a result (any slot, if none is named), or something else is worth a look, or
-  /// `timeout` is over.
-  void wait_for_result(std::optional<std::uint32_t> index, std::chrono::nanoseconds timeout) noexcept;
+  /// Sleeps until slot `index` has a result (if none is named: any slot with a ticket of at least `first_ticket`), or
+  /// something else is worth a look, or `timeout` is over.
+  void wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
+                       std::chrono::nanoseconds timeout) noexcept;
   /// Sleeps while workers are alive, until one ends or `timeout` is over.
   void wait_for_workers_to_leave(std::chrono::nanoseconds timeout) noexcept;
   /// done -> leased.
@@ -178,7 +182,8 @@ class SlotRing {
   void wake_trainer() noexcept;
 
  private:
-  bool any_result(std::optional<std::uint32_t> index) const noexcept;
+  bool any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket) const noexcept;
+  bool charge(std::uint32_t index, std::uint64_t bytes) noexcept;
   std::optional<std::uint32_t> claim(std::uint32_t worker) noexcept;
   bool has_posted() const noexcept;
   bool must_leave(std::uint32_t worker) const noexcept;
