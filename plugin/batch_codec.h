@@ -3,9 +3,15 @@
 #include <ATen/core/Tensor.h>
 #include <torch/data/example.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -159,5 +165,107 @@ struct BatchCodec<std::vector<T>> {
     return values;
   }
 };
+
+/// Examples without a target.
+template <typename Data>
+struct BatchCodec<torch::data::Example<Data, torch::data::example::NoTarget>> {
+  using Example = torch::data::Example<Data, torch::data::example::NoTarget>;
+  static void encode(BatchWriter& writer, const Example& example) { BatchCodec<Data>::encode(writer, example.data); }
+  static Example decode(BatchReader& reader) { return BatchCodec<Data>::decode(reader); }
+};
+
+template <>
+struct BatchCodec<std::string> {
+  static void encode(BatchWriter& writer, const std::string& text) {
+    writer.value<std::uint64_t>(text.size());
+    writer.bytes(text.data(), text.size());
+  }
+  static std::string decode(BatchReader& reader) {
+    std::string text(static_cast<std::size_t>(reader.value<std::uint64_t>()), '\0');
+    reader.bytes(text.data(), text.size());
+    return text;
+  }
+};
+
+/// Arrays, pairs and tuples: each element in turn.
+template <typename T, std::size_t kSize>
+struct BatchCodec<std::array<T, kSize>> {
+  static void encode(BatchWriter& writer, const std::array<T, kSize>& values) {
+    for (const auto& value : values) {
+      BatchCodec<T>::encode(writer, value);
+    }
+  }
+  static std::array<T, kSize> decode(BatchReader& reader) { return decode(reader, std::make_index_sequence<kSize>()); }
+
+ private:
+  // Braces evaluate from left to right, and need no default constructor.
+  template <std::size_t... kIndex>
+  static std::array<T, kSize> decode(BatchReader& reader, std::index_sequence<kIndex...> /*indices*/) {
+    return {{(static_cast<void>(kIndex), BatchCodec<T>::decode(reader))...}};
+  }
+};
+
+template <typename First, typename Second>
+struct BatchCodec<std::pair<First, Second>> {
+  static void encode(BatchWriter& writer, const std::pair<First, Second>& pair) {
+    BatchCodec<First>::encode(writer, pair.first);
+    BatchCodec<Second>::encode(writer, pair.second);
+  }
+  static std::pair<First, Second> decode(BatchReader& reader) {
+    return {BatchCodec<First>::decode(reader), BatchCodec<Second>::decode(reader)};
+  }
+};
+
+template <typename... T>
+struct BatchCodec<std::tuple<T...>> {
+  static void encode(BatchWriter& writer, const std::tuple<T...>& tuple) {
+    std::apply([&](const T&... value) { (BatchCodec<T>::encode(writer, value), ...); }, tuple);
+  }
+  static std::tuple<T...> decode(BatchReader& reader) { return std::tuple<T...>{BatchCodec<T>::decode(reader)...}; }
+};
+
+template <typename T>
+struct BatchCodec<std::optional<T>> {
+  static void encode(BatchWriter& writer, const std::optional<T>& value) {
+    writer.value(value.has_value());
+    if (value) {
+      BatchCodec<T>::encode(writer, *value);
+    }
+  }
+  static std::optional<T> decode(BatchReader& reader) {
+    return reader.value<bool>() ? std::optional<T>(BatchCodec<T>::decode(reader)) : std::nullopt;
+  }
+};
+
+namespace detail {
+
+/// Maps, ordered or not: the number of elements, then keys and values.
+template <typename Map>
+struct MapCodec {
+  static void encode(BatchWriter& writer, const Map& map) {
+    writer.value<std::uint64_t>(map.size());
+    for (const auto& [key, value] : map) {
+      BatchCodec<typename Map::key_type>::encode(writer, key);
+      BatchCodec<typename Map::mapped_type>::encode(writer, value);
+    }
+  }
+  static Map decode(BatchReader& reader) {
+    Map map;
+    for (auto left = reader.value<std::uint64_t>(); left > 0; --left) {
+      auto key = BatchCodec<typename Map::key_type>::decode(reader);
+      map.emplace(std::move(key), BatchCodec<typename Map::mapped_type>::decode(reader));
+    }
+    return map;
+  }
+};
+
+}  // namespace detail
+
+template <typename Key, typename Value, typename Compare>
+struct BatchCodec<std::map<Key, Value, Compare>> : detail::MapCodec<std::map<Key, Value, Compare>> {};
+
+template <typename Key, typename Value, typename Hash, typename Equal>
+struct BatchCodec<std::unordered_map<Key, Value, Hash, Equal>>
+    : detail::MapCodec<std::unordered_map<Key, Value, Hash, Equal>> {};
 
 }  // namespace torchfeed

@@ -10,6 +10,7 @@
 #include <torchfeed/plugin/errors.h>
 #include <torchfeed/plugin/loader_state.h>
 #include <torchfeed/plugin/loader_stats.h>
+#include <torchfeed/plugin/stack.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <torchfeed/plugin/worker_info.h>
 #include <torchfeed/samplers/shuffle_sampler.h>

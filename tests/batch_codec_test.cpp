@@ -1,5 +1,6 @@
 // What goes into a slot comes out of it the same: every kind of tensor, and types of the user's own.
 #include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/stack.h>
 
 #include "support/loader_datasets.h"
 
@@ -7,7 +8,14 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <array>
 #include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace torchfeed {
@@ -113,6 +121,68 @@ TEST(BatchCodec, CarriesVectorsOfNumbersAndOfTensors) {
   using Numbers = std::vector<double>;
   EXPECT_EQ(through_a_worker<Numbers>([] { return Numbers{1.5, -2}; }), (Numbers{1.5, -2}));
   EXPECT_EQ(through_a_worker<Numbers>([] { return Numbers{}; }), Numbers{});
+}
+
+TEST(BatchCodec, CarriesContainersOfTheStandardLibraryNested) {
+  using Nested = std::map<std::string, std::vector<std::pair<std::optional<int>, torch::Tensor>>>;
+  const auto nested = through_a_worker<Nested>([] {
+    return Nested{{"bars", {{1, torch::ones({2})}, {std::nullopt, torch::Tensor()}}}, {"none", {}}};
+  });
+  ASSERT_EQ(nested.size(), 2U);
+  EXPECT_EQ(nested.at("bars")[0].first, 1);
+  EXPECT_EQ(nested.at("bars")[0].second.sum().item<float>(), 2);
+  EXPECT_FALSE(nested.at("bars")[1].first.has_value());
+  EXPECT_FALSE(nested.at("bars")[1].second.defined());
+  EXPECT_TRUE(nested.at("none").empty());
+
+  using Tuple = std::tuple<std::array<int, 3>, std::string, std::unordered_map<int, bool>, double>;
+  const Tuple tuple{{1, 2, 3}, std::string("a\0b", 3), {{7, true}}, 0.5};
+  EXPECT_EQ(through_a_worker<Tuple>([tuple] { return tuple; }), tuple);
+}
+
+TEST(BatchCodec, CarriesExamplesWithoutATarget) {
+  using Example = torch::data::TensorExample;
+  EXPECT_EQ(through_a_worker<Example>([] { return Example(torch::ones({3})); }).data.sum().item<float>(), 3);
+}
+
+/// Rows that know their number, as examples of two kinds.
+struct Rows : torch::data::datasets::Dataset<Rows> {
+  torch::data::Example<> get(std::size_t index) override {
+    const auto value = static_cast<float>(index);
+    return {torch::full({16}, value), torch::tensor(value)};
+  }
+  torch::optional<std::size_t> size() const override { return 40; }
+};
+
+TEST(Stack, EqualsTorchDatasStack) {
+  auto ours = make_data_loader<Sequential>(Rows().map(Stack<>()), DataLoaderOptions(8).num_workers(2));
+  auto theirs =
+      make_data_loader<Sequential>(Rows().map(torch::data::transforms::Stack<>()), DataLoaderOptions(8).num_workers(2));
+  auto expected = theirs->begin();
+  for (auto& batch : *ours) {
+    EXPECT_TRUE(torch::equal(batch.data, expected->data));
+    EXPECT_TRUE(torch::equal(batch.target, expected->target));
+    ++expected;
+  }
+  EXPECT_EQ(ours->stats().batches, 5U);
+}
+
+TEST(Stack, WritesTheBatchToWhereTheTrainerReadsIt) {
+  using Example = torch::data::Example<>;
+  const auto batch = through_a_worker<Example>([] {
+    auto stacked = Stack<>().apply_batch({Rows().get(1), Rows().get(2)});
+    stacked.target = torch::tensor(reinterpret_cast<std::int64_t>(stacked.data.data_ptr()));
+    return stacked;
+  });
+  EXPECT_EQ(batch.target.item<std::int64_t>(), reinterpret_cast<std::int64_t>(batch.data.data_ptr()));
+  EXPECT_EQ(batch.data[1][15].item<float>(), 2);
+}
+
+TEST(Stack, RefusesExamplesOfDifferentSizes) {
+  Stack<> stack;
+  EXPECT_THROW(stack.apply_batch({{torch::ones({2}), torch::ones({})}, {torch::ones({3}), torch::ones({})}}),
+               c10::Error);
+  EXPECT_THROW(stack.apply_batch({}), c10::Error);
 }
 
 TEST(BatchCodec, CarriesATypeOfTheUsersOwn) {

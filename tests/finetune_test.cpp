@@ -310,7 +310,9 @@ class SmallDisk {
   /// Mounts it, or gives it another size. False if that is not permitted.
   bool resize(uintmax_t bytes) {
     const std::string size = "size=" + std::to_string(bytes);
-    mounted_ = ::mount("tmpfs", folder_.c_str(), "tmpfs", mounted_ ? MS_REMOUNT : 0, size.c_str()) == 0 || mounted_;
+    mounted_ = ::mount("tmpfs", folder_.c_str(), "tmpfs", mounted_ ? static_cast<unsigned long>(MS_REMOUNT) : 0UL,
+                       size.c_str()) == 0 ||
+               mounted_;
     return mounted_;
   }
 

@@ -11,6 +11,14 @@ function(run what)
   set(output "${output}" PARENT_SCOPE)
 endfunction()
 
+# The program that README.md shows is built and run too.
+file(READ ${source_dir}/README.md readme)
+string(REGEX MATCH "```cpp\n([^`]*)```" found "${readme}")
+if(NOT found)
+  message(FATAL_ERROR "README.md shows no program")
+endif()
+file(WRITE ${work_dir}/readme_program.cpp "${CMAKE_MATCH_1}")
+
 run("install torchfeed" ${CMAKE_COMMAND} --install ${build_dir} --prefix ${prefix})
 set(flags)
 if(sanitize)
@@ -21,7 +29,8 @@ if(launcher)
 endif()
 run("configure the consumer" ${CMAKE_COMMAND} -S ${consumer_dir} -B ${consumer_build} -G ${generator}
     -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_COMPILER=${cxx_compiler} ${flags} -D CMAKE_EXPORT_COMPILE_COMMANDS=ON
-    -D CMAKE_FIND_USE_PACKAGE_REGISTRY=OFF -D torchfeed_ROOT=${prefix} -D Torch_DIR=${torch_dir})
+    -D CMAKE_FIND_USE_PACKAGE_REGISTRY=OFF -D torchfeed_ROOT=${prefix} -D Torch_DIR=${torch_dir}
+    -D readme_program=${work_dir}/readme_program.cpp)
 run("build the consumer" ${CMAKE_COMMAND} --build ${consumer_build})
 
 # The prefix must be all that the consumer takes from torchfeed: nothing in it or in the build leads to the tree.
@@ -53,5 +62,11 @@ endif()
 run("run the consumer" ${consumer_build}/consumer)
 if(NOT output MATCHES "sum 4950 over 10 batches from 2 workers")
   message(FATAL_ERROR "unexpected output of the consumer: ${output}")
+endif()
+message(STATUS "${output}")
+
+run("run README.md's program" ${CMAKE_COMMAND} -E chdir ${source_dir} ${consumer_build}/readme_program)
+if(NOT output MATCHES "[1-9][0-9]* batches, waited [0-9.e-]+ s")
+  message(FATAL_ERROR "unexpected output of README.md's program: ${output}")
 endif()
 message(STATUS "${output}")
