@@ -56,10 +56,16 @@ parallel_jobs() {
   echo $((cores < fitting ? cores : fitting))
 }
 
+# A LibTorch of the user's own: CMake would stay with the one that it found before.
+configure=(cmake --preset "$preset")
+if [[ -n ${Torch_DIR:-}${CMAKE_PREFIX_PATH:-} ]]; then
+  configure+=(--fresh)
+fi
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./scripts/setup.sh
 # CMake's messages are worth reading only when it fails.
-if ! log=$(cmake --preset "$preset" 2>&1); then
+if ! log=$("${configure[@]}" 2>&1); then
   echo "$log" >&2
   fail "could not configure, see above; after a change of LibTorch or compiler remove the build folder"
 fi

@@ -5,6 +5,7 @@
 #include <torchfeed/plugin/threading_optimizer.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <numeric>
@@ -26,6 +27,13 @@
 
 namespace torchfeed::finetune {
 namespace {
+
+/// Ends the run: an error that is no number says nothing about a model, and cannot be compared.
+void check_finite(double error, const std::string& model) {
+  if (!std::isfinite(error)) {
+    throw program::InputError(model + ": its error on the test part is not finite: its forecasts overflow there");
+  }
+}
 
 using datasets::FinancialDataset;
 using datasets::Split;
@@ -73,6 +81,7 @@ Metrics make_metrics(const Options& options, const FinancialDataset& dataset, co
   metrics.train_loss = state.train_loss;
   metrics.validation_loss = state.validation_loss;
   metrics.test_mse = mean_squared_error(best, test);
+  check_finite(metrics.test_mse, "the fine-tuned model");
   metrics.base_model_test_mse = base_model_test_mse;
   metrics.baselines = compute_baselines(dataset.split(Split::kTrain), test);
   metrics.samples_per_second = static_cast<double>(state.trained_samples) / state.train_seconds;
@@ -131,6 +140,7 @@ int finetune(int argc, char** argv) {
   Model model(inputs.model_bytes, options->model);
   auto test = inputs.dataset.split(Split::kTest);
   const double base_model_test_mse = mean_squared_error(model, test);
+  check_finite(base_model_test_mse, options->model);
 
   Trainer trainer(*options, inputs.dataset, std::move(model), inputs.identity, progress);
   checkpoint ? trainer.resume(*checkpoint) : trainer.start();

@@ -92,6 +92,7 @@ make_root() {
   mirror=${mirror:-$(find_mirror)}
   if ! command -v debootstrap >/dev/null; then
     say "installing debootstrap"
+    apt-get update -qq || true
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends debootstrap >/dev/null ||
       fail "could not install debootstrap"
   fi

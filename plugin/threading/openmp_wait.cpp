@@ -8,10 +8,15 @@
 #include <atomic>
 #include <cstdlib>
 #include <future>
+#include <mutex>
 #include <thread>
 
 namespace torchfeed::threading {
 namespace {
+
+/// Where the machine has far more CPUs than this process may use, a sleeping thread for each is too high a price, and a
+/// limit on threads may be near, which libgomp answers by ending the process.
+constexpr int kMostParkedThreads = 64;
 
 /// libgomp's entry for a parallel region: function, its data, threads (0: default), flags.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
@@ -43,6 +48,8 @@ int park_team(GompParallel parallel, int team) {
 }  // namespace
 
 OpenMpSpinning shorten_openmp_spinning(int team) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
   // Threads that earlier calls have added to libgomp's count: those of each team but its first.
   static int added = 0;
   static int parked = 0;
@@ -67,6 +74,10 @@ OpenMpSpinning shorten_openmp_spinning(int team) {
   }
   // libgomp counts the main thread, its team's others and ours: 1 + (team - 1) + added > CPUs.
   const int missing = cpus() + 1 - team - added;
+  if (missing > kMostParkedThreads) {
+    result.reason = "it would take " + std::to_string(missing + 1) + " sleeping threads on this machine";
+    return result;
+  }
   if (missing > 0) {
     const int took_part = park_team(parallel, missing + 1);
     parked += took_part;

@@ -100,6 +100,10 @@ std::string read_file(const std::string& path) {
 }
 
 void write_file_atomically(const std::string& path, std::string_view bytes) {
+  struct stat old {};
+  if (::stat(path.c_str(), &old) == 0 && !S_ISREG(old.st_mode)) {
+    throw InputError(path + ": cannot write: expected a file or nothing there, got a folder, device or pipe");
+  }
   const std::string beside = path + ".tmp";
   FileDescriptor fd(::open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (fd.get() < 0) fail(path, "cannot write", errno);

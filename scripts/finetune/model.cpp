@@ -14,7 +14,7 @@ using program::InputError;
 torch::jit::Module load(const std::string& bytes, const std::string& name) {
   try {
     std::istringstream stream(bytes);
-    return torch::jit::load(stream);
+    return torch::jit::load(stream, torch::kCPU);
   } catch (const std::exception& error) {
     throw InputError(name + ": cannot be read as a TorchScript model, it may be cut short or something else: " +
                      program::one_line(error));

@@ -9,7 +9,7 @@ namespace torchfeed::finetune {
 namespace {
 
 constexpr auto kBetweenDrawings = std::chrono::milliseconds(100);
-constexpr size_t kBarWidth = 24;
+constexpr size_t kBarWidth = 12;
 constexpr const char* kClearLine = "\r\033[K";
 
 std::string bar(size_t done, size_t total) {
