@@ -2,18 +2,27 @@
 
 #include <ATen/core/Tensor.h>
 #include <torch/data/example.h>
+#include <torch/data/samplers/base.h>
+#include <torch/data/samplers/stream.h>
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 #include <vector>
+
+namespace c10 {
+struct IValue;
+}
 
 namespace torchfeed {
 
@@ -81,7 +90,7 @@ template <typename>
 inline constexpr bool kNoCodec = false;
 }  // namespace detail
 
-/// How a type travels between trainer and workers, as a request (what a sampler gives) or as a batch (what a
+/// How a type travels between trainer and worker processes, as a request (what a sampler gives) or as a batch (what a
 /// dataset gives). Specialise it for a type of your own:
 ///
 ///     template <>
@@ -99,12 +108,26 @@ inline constexpr bool kNoCodec = false;
 ///     };
 ///
 /// `encode` runs in the process that made the value, `decode` in the other; both in one thread.
+/// A type without a codec does not compile where it is sent. In a loader's batch it compiles, as it would with
+/// torch::data: threads and the trainer itself need no codec, and worker processes are refused when the loader is made.
 template <typename T, typename Enable = void>
 struct BatchCodec {
-  static_assert(detail::kNoCodec<T>,
-                "torchfeed cannot send this type between processes: specialise torchfeed::BatchCodec<T> with "
-                "static void encode(BatchWriter&, const T&) and static T decode(BatchReader&)");
+  using Missing = void;
+  static void encode(BatchWriter& /*writer*/, const T& /*value*/) {
+    static_assert(detail::kNoCodec<T>,
+                  "torchfeed cannot send this type between processes: specialise torchfeed::BatchCodec<T> with "
+                  "static void encode(BatchWriter&, const T&) and static T decode(BatchReader&)");
+  }
+  static T decode(BatchReader& /*reader*/) {
+    static_assert(detail::kNoCodec<T>,
+                  "torchfeed cannot send this type between processes: specialise torchfeed::BatchCodec<T> with "
+                  "static void encode(BatchWriter&, const T&) and static T decode(BatchReader&)");
+  }
 };
+
+/// Types that have a codec, as all that they are made of does.
+template <typename T>
+concept Sendable = !std::is_void_v<T> && !requires { typename BatchCodec<T>::Missing; };
 
 /// Numbers and enumerations.
 template <typename T>
@@ -121,7 +144,7 @@ struct BatchCodec<at::Tensor> {
 };
 
 /// Examples of any two types that travel themselves.
-template <typename Data, typename Target>
+template <Sendable Data, Sendable Target>
 struct BatchCodec<torch::data::Example<Data, Target>> {
   static void encode(BatchWriter& writer, const torch::data::Example<Data, Target>& example) {
     BatchCodec<Data>::encode(writer, example.data);
@@ -135,7 +158,7 @@ struct BatchCodec<torch::data::Example<Data, Target>> {
 };
 
 /// Vectors; of numbers in one piece, as the samplers' indices are.
-template <typename T>
+template <Sendable T>
 struct BatchCodec<std::vector<T>> {
   static constexpr bool kInOnePiece = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
 
@@ -188,7 +211,7 @@ struct BatchCodec<std::string> {
 };
 
 /// Arrays, pairs and tuples: each element in turn.
-template <typename T, std::size_t kSize>
+template <Sendable T, std::size_t kSize>
 struct BatchCodec<std::array<T, kSize>> {
   static void encode(BatchWriter& writer, const std::array<T, kSize>& values) {
     for (const auto& value : values) {
@@ -205,7 +228,7 @@ struct BatchCodec<std::array<T, kSize>> {
   }
 };
 
-template <typename First, typename Second>
+template <Sendable First, Sendable Second>
 struct BatchCodec<std::pair<First, Second>> {
   static void encode(BatchWriter& writer, const std::pair<First, Second>& pair) {
     BatchCodec<First>::encode(writer, pair.first);
@@ -216,7 +239,7 @@ struct BatchCodec<std::pair<First, Second>> {
   }
 };
 
-template <typename... T>
+template <Sendable... T>
 struct BatchCodec<std::tuple<T...>> {
   static void encode(BatchWriter& writer, const std::tuple<T...>& tuple) {
     std::apply([&](const T&... value) { (BatchCodec<T>::encode(writer, value), ...); }, tuple);
@@ -224,16 +247,75 @@ struct BatchCodec<std::tuple<T...>> {
   static std::tuple<T...> decode(BatchReader& reader) { return std::tuple<T...>{BatchCodec<T>::decode(reader)...}; }
 };
 
+namespace detail {
+
+/// torch's optional: std's, or one of its own before LibTorch 2.
 template <typename T>
-struct BatchCodec<std::optional<T>> {
-  static void encode(BatchWriter& writer, const std::optional<T>& value) {
+using TorchOptional = decltype(std::declval<torch::data::samplers::Sampler<T>&>().next(1));
+
+template <typename T>
+concept Optional = requires {
+  typename T::value_type;
+}
+&&(std::same_as<T, std::optional<typename T::value_type>> || std::same_as<T, TorchOptional<typename T::value_type>>);
+
+}  // namespace detail
+
+template <detail::Optional T>
+requires Sendable<typename T::value_type>
+struct BatchCodec<T> {
+  static void encode(BatchWriter& writer, const T& value) {
     writer.value(value.has_value());
+    if (value) {
+      BatchCodec<typename T::value_type>::encode(writer, *value);
+    }
+  }
+  static T decode(BatchReader& reader) {
+    return reader.value<bool>() ? T(BatchCodec<typename T::value_type>::decode(reader)) : T();
+  }
+};
+
+/// Owning pointers: what they point to, or null.
+template <Sendable T>
+struct BatchCodec<std::unique_ptr<T>> {
+  static void encode(BatchWriter& writer, const std::unique_ptr<T>& value) {
+    writer.value(value != nullptr);
     if (value) {
       BatchCodec<T>::encode(writer, *value);
     }
   }
-  static std::optional<T> decode(BatchReader& reader) {
-    return reader.value<bool>() ? std::optional<T>(BatchCodec<T>::decode(reader)) : std::nullopt;
+  static std::unique_ptr<T> decode(BatchReader& reader) {
+    return reader.value<bool>() ? std::make_unique<T>(BatchCodec<T>::decode(reader)) : nullptr;
+  }
+};
+
+/// Variants: which alternative, and its value.
+template <Sendable... T>
+struct BatchCodec<std::variant<T...>> {
+  using Variant = std::variant<T...>;
+
+  static void encode(BatchWriter& writer, const Variant& value) {
+    writer.value<std::uint64_t>(value.index());
+    std::visit(
+        [&](const auto& alternative) { BatchCodec<std::decay_t<decltype(alternative)>>::encode(writer, alternative); },
+        value);
+  }
+  static Variant decode(BatchReader& reader) {
+    return decode(reader, static_cast<std::size_t>(reader.value<std::uint64_t>()),
+                  std::make_index_sequence<sizeof...(T)>());
+  }
+
+ private:
+  template <std::size_t... kIndex>
+  static Variant decode(BatchReader& reader, std::size_t which, std::index_sequence<kIndex...> /*indices*/) {
+    std::optional<Variant> value;
+    static_cast<void>(((which == kIndex && (value.emplace(decode_alternative<kIndex>(reader)), true)) || ...));
+    return std::move(value).value();
+  }
+  template <std::size_t kIndex>
+  static Variant decode_alternative(BatchReader& reader) {
+    return Variant(std::in_place_index<kIndex>,
+                   BatchCodec<std::variant_alternative_t<kIndex, Variant>>::decode(reader));
   }
 };
 
@@ -261,11 +343,30 @@ struct MapCodec {
 
 }  // namespace detail
 
-template <typename Key, typename Value, typename Compare>
+template <Sendable Key, Sendable Value, typename Compare>
 struct BatchCodec<std::map<Key, Value, Compare>> : detail::MapCodec<std::map<Key, Value, Compare>> {};
 
-template <typename Key, typename Value, typename Hash, typename Equal>
+template <Sendable Key, Sendable Value, typename Hash, typename Equal>
 struct BatchCodec<std::unordered_map<Key, Value, Hash, Equal>>
     : detail::MapCodec<std::unordered_map<Key, Value, Hash, Equal>> {};
+
+/// TorchScript's values: none, numbers, strings, tensors, lists, tuples and dictionaries of them, written by LibTorch's
+/// own pickler, but for the tensors, which go as all tensors do. Throws c10::Error for objects of a TorchScript class.
+template <>
+struct BatchCodec<c10::IValue> {
+  static void encode(BatchWriter& writer, const c10::IValue& value);
+  static c10::IValue decode(BatchReader& reader);
+};
+
+/// What a StreamSampler asks for.
+template <>
+struct BatchCodec<torch::data::samplers::BatchSize> {
+  static void encode(BatchWriter& writer, const torch::data::samplers::BatchSize& request) {
+    writer.value<std::uint64_t>(request.size());
+  }
+  static torch::data::samplers::BatchSize decode(BatchReader& reader) {
+    return torch::data::samplers::BatchSize(static_cast<std::size_t>(reader.value<std::uint64_t>()));
+  }
+};
 
 }  // namespace torchfeed

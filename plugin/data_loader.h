@@ -4,9 +4,16 @@
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/data_loader_options.h>
 #include <torchfeed/plugin/errors.h>
-#include <torchfeed/plugin/loader/batch_scope.h>
+#include <torchfeed/plugin/loader/dataset_shard.h>
+#include <torchfeed/plugin/loader/endless_sampler.h>
 #include <torchfeed/plugin/loader/engine.h>
+#include <torchfeed/plugin/loader/process_batch_maker.h>
 #include <torchfeed/plugin/loader/sampler_archive.h>
+#include <torchfeed/plugin/loader/samples_in.h>
+#include <torchfeed/plugin/loader/saved_request.h>
+#include <torchfeed/plugin/loader/stream_shards.h>
+#include <torchfeed/plugin/loader/telemetry.h>
+#include <torchfeed/plugin/loader/thread_batch_maker.h>
 #include <torchfeed/plugin/loader_state.h>
 #include <torchfeed/plugin/loader_stats.h>
 #include <torchfeed/plugin/worker_info.h>
@@ -16,6 +23,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -25,70 +33,57 @@
 #include <optional>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 namespace torchfeed {
 
-namespace loader {
-
-/// A dataset behind the face that the engine knows.
-template <typename Dataset, typename Request>
-class DatasetBatchMaker final : public BatchMaker {
- public:
-  explicit DatasetBatchMaker(Dataset dataset) : dataset_(std::move(dataset)) {}
-
-  void make(BatchReader& request, BatchWriter& batch) override {
-    BatchCodec<typename Dataset::BatchType>::encode(batch, dataset_.get_batch(BatchCodec<Request>::decode(request)));
-  }
-
-  std::vector<std::size_t> indices(BatchReader& request) const override {
-    if constexpr (std::is_same_v<Request, std::vector<std::size_t>>) {
-      return BatchCodec<Request>::decode(request);
-    } else {
-      return {};
-    }
-  }
-
-  Dataset& dataset() noexcept { return dataset_; }
-
- private:
-  Dataset dataset_;
-};
-
-}  // namespace loader
-
-/// Iterates over a dataset in batches that worker processes make ahead of the training loop. Made by
-/// `make_data_loader`. A drop-in for torch::data's loaders: begin() starts an epoch, a range-based for loop runs it.
+/// Iterates over a dataset in batches that workers make ahead of the training loop: processes, threads, or with
+/// num_workers(0) the loop itself. Made by `make_data_loader`. A drop-in for torch::data's loaders: begin() starts an
+/// epoch, a range-based for loop runs it.
 ///
-/// A batch's tensors are the workers' shared memory, not copies. They may be kept, written to, and outlive the loader.
+/// With worker processes, a batch's tensors are the workers' shared memory, not copies. They may be kept, written to,
+/// and outlive the loader.
+///
+/// Streams (stateful datasets, and datasets that a StreamSampler drives) are read by each worker process from the
+/// beginning, in its own copy: a dataset that gives each sample once has to leave to the others what is theirs, by
+/// worker_info(). Batch b of an epoch is then made by worker b mod num_workers. Worker threads share a stateful
+/// dataset, which has to lock what it changes.
 ///
 /// One thread at a time calls the methods and the iterators; tensors may go to any thread. Make loaders while no
 /// other thread holds a lock that the dataset needs: workers are forked from this process as it is then.
 template <typename Dataset, typename Sampler>
 class DataLoader {
  public:
-  using BatchType = typename Dataset::BatchType;
+  using BatchType = typename loader::BatchOf<Dataset>::Type;
   using BatchRequestType = typename Sampler::BatchRequestType;
 
-  /// Forks the workers, unless `options` asks for none. Throws c10::Error for options out of range,
-  /// std::system_error if shared memory or processes are not to be had.
+  /// Starts the workers, unless `options` asks for none. Throws c10::Error for options out of range and for batches
+  /// that worker processes cannot send, std::system_error if shared memory, processes or threads are not to be had.
   DataLoader(Dataset dataset, Sampler sampler, const DataLoaderOptions& options)
-      : options_(FullDataLoaderOptions::resolve(options)), maker_(std::move(dataset)), sampler_(std::move(sampler)) {
+      : options_(options),
+        telemetry_(options_.trace, static_cast<int>(options_.workers)),
+        shard_(std::move(dataset)),
+        sampler_(std::move(sampler)),
+        streams_(kStream && !shares_dataset() ? std::max<std::size_t>(options_.workers, 1) : 1) {
     if (options_.workers > 0) {
-      engine_ = std::make_unique<loader::Engine>(options_, maker_);
+      auto ring = loader::make_ring(options_);
+      maker_ = make_maker(ring->ring);
+      engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_);
     }
   }
 
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
 
-  /// Starts an epoch: resets the sampler and asks the workers for the first batches. An epoch that was left early is
-  /// given up, and iterators of it are dead. After load_state(), goes on with that epoch.
+  /// Starts an epoch: resets the sampler and asks the workers for the first batches. An epoch that was left early, by
+  /// dropping its iterator, is given up. After load_state(), goes on with that epoch.
+  /// Throws c10::Error, as torch::data does, if there are workers and another iterator has batches left.
   torch::data::Iterator<BatchType> begin() {
     check_usable();
+    TORCH_CHECK(!engine_ || iterator_.expired() || !in_epoch_ || (engine_->in_flight().empty() && !has_more()),
+                "Attempted to get a new DataLoader iterator while another iterator is not yet exhausted");
     ++generation_;
     if (engine_) {
-      engine_->cancel();
+      engine_->cancel(kStream ? &streams_ : nullptr);
       engine_->call_workers();
     }
     if (!std::exchange(resuming_, false)) {
@@ -96,16 +91,23 @@ class DataLoader {
       sampler_.reset();
       ++epoch_;
       batch_ = 0;
+      if (Dataset::is_stateful) {
+        streams_.restart();
+      }
     }
     in_epoch_ = true;
     exhausted_ = false;
     postponed_ = nullptr;
+    begin_stateful();
     if (engine_) {
       prefetch_later();
     }
+    telemetry_.no_step();
+    auto token = std::make_shared<char>();
+    iterator_ = token;
     using Valid = torch::data::detail::ValidIterator<BatchType>;
-    return torch::data::Iterator<BatchType>(
-        std::make_unique<Valid>([this, generation = generation_] { return this->next(generation); }));
+    return torch::data::Iterator<BatchType>(std::make_unique<Valid>(
+        [this, token = std::move(token), generation = generation_] { return this->next(generation); }));
   }
 
   torch::data::Iterator<BatchType> end() {
@@ -118,8 +120,8 @@ class DataLoader {
     if (engine_ && !joined_) {
       const LoaderState now = state();  // what was in flight must not be lost to it
       resumed_.assign(now.pending.begin(), now.pending.end());
-      last_stats_ = engine_->stats();
-      last_stats_.workers = 0;
+      telemetry_.stats() = engine_->stats();
+      telemetry_.stats().workers = 0;
       engine_.reset();
     }
     joined_ = true;
@@ -127,10 +129,11 @@ class DataLoader {
 
   const FullDataLoaderOptions& options() const noexcept { return options_; }
 
-  LoaderStats stats() const { return engine_ ? engine_->stats() : last_stats_; }
+  LoaderStats stats() const { return engine_ ? engine_->stats() : telemetry_.stats(); }
 
   /// Where the loader is now: a loader that loads this goes on behind the batch that was handed out last.
   /// Not before that batch's place in a training loop is done with: between taking a batch and taking the next.
+  /// Throws c10::Error if batches are in flight whose requests have a type without BatchCodec.
   LoaderState state() const {
     if (engine_) {
       engine_->check_process();
@@ -141,21 +144,38 @@ class DataLoader {
     state.batch = batch_;
     state.in_epoch = in_epoch_ || resuming_;
     if (engine_ && !resuming_) {
-      state.pending = engine_->pending();
+      for (const std::uint32_t slot : engine_->in_flight()) {
+        state.pending.push_back(maker_->save_request(slot));
+      }
     }
     state.pending.insert(state.pending.end(), resumed_.begin(), resumed_.end());
     state.sampler = loader::save_sampler(sampler_);
+    if (kStream) {
+      state.positions = streams_.positions();
+    }
     return state;
   }
 
   /// Makes the next begin() go on from `state`, which came from a loader over the same dataset with the same batch
-  /// size, with whatever number of workers. Iterators of this loader are dead. Throws c10::Error if the sampler does
-  /// not understand the state.
+  /// size, with whatever number and mode of workers. Iterators of this loader are dead. Throws c10::Error if the
+  /// sampler does not understand the state.
+  ///
+  /// A stream is read again from its beginning, as it cannot be read from elsewhere, and by as many workers as before:
+  /// with another number each would have another part of it, which throws c10::Error.
   void load_state(const LoaderState& state) {
     check_usable();
+    if (kStream) {
+      TORCH_CHECK(state.positions.size() == streams_.size(),
+                  "torchfeed: load_state(): the parts of a stream: expected ", streams_.size(),
+                  " (one for each worker process), got ", state.positions.size());
+    }
     loader::load_sampler(sampler_, state.sampler);
     if (engine_) {
       engine_->cancel();
+    }
+    if (kStream) {
+      streams_.set_positions(state.positions);
+      shard_.forget_epoch();
     }
     options_.seed = state.seed;
     epoch_ = state.epoch;
@@ -167,6 +187,34 @@ class DataLoader {
   }
 
  private:
+  static constexpr bool kStream = loader::kIsStream<Dataset, BatchRequestType>;
+  using Shard = loader::DatasetShard<Dataset, BatchRequestType>;
+  using Maker = loader::DatasetBatchMaker<Dataset, BatchRequestType>;
+
+  // Its own optional, torch's or std's depending on LibTorch's version.
+  template <typename T>
+  using Optional = detail::TorchOptional<T>;
+
+  /// Whether all workers and the trainer have one and the same dataset.
+  bool shares_dataset() const noexcept {
+    return Dataset::is_stateful && options_.workers > 0 && options_.worker_mode == WorkerMode::kThread;
+  }
+
+  std::unique_ptr<Maker> make_maker(loader::SlotRing& ring) {
+    if (options_.worker_mode == WorkerMode::kThread) {
+      return std::make_unique<loader::ThreadBatchMaker<Dataset, BatchRequestType>>(ring, shard_, options_.batch_size,
+                                                                                   options_.workers);
+    }
+    if constexpr (Sendable<BatchRequestType> && Sendable<typename Dataset::BatchType>) {
+      return std::make_unique<loader::ProcessBatchMaker<Dataset, BatchRequestType>>(ring, shard_, options_.batch_size,
+                                                                                    options_.workers);
+    } else {
+      TORCH_CHECK(false,
+                  "torchfeed cannot send this dataset's batches or this sampler's requests between processes: "
+                  "specialise torchfeed::BatchCodec<T> for their type, or use worker_mode(WorkerMode::kThread)");
+    }
+  }
+
   void check_usable() const {
     TORCH_CHECK(!joined_, "torchfeed: this loader's workers have gone: join() was called");
     if (engine_) {
@@ -174,58 +222,88 @@ class DataLoader {
     }
   }
 
-  // Its own optional, torch's or std's depending on LibTorch's version.
-  template <typename T>
-  using Optional = decltype(std::declval<torch::data::samplers::Sampler<T>&>().next(1));
+  /// Resets a stateful dataset that lives here for the epoch, and brings it to the place where that goes on.
+  void begin_stateful() {
+    if (!Dataset::is_stateful || (engine_ && !shares_dataset())) {
+      return;  // worker processes have their own and know the epoch by its first request
+    }
+    if (engine_) {
+      engine_->wait_until_idle();
+    }
+    std::int64_t position = streams_.positions()[0];
+    for (const auto& request : resumed_) {
+      const auto before = static_cast<std::int64_t>(request.position);
+      position = position < 0 ? before : std::min(position, before);
+    }
+    shard_.catch_up({options_.seed, epoch_, 0},
+                    {static_cast<std::uint64_t>(std::max<std::int64_t>(position, 0)), options_.batch_size, 0, 1},
+                    workplace());
+  }
+
+  loader::Workplace workplace() const noexcept {
+    return engine_ ? loader::Workplace::kWorkerThread : loader::Workplace::kTrainer;
+  }
+
+  /// What to ask for next, and under which number.
+  struct Request {
+    std::uint64_t batch = 0;
+    std::uint64_t position = 0;
+    BatchRequestType request;
+  };
 
   /// The sampler's next request; none at the end of the epoch.
-  Optional<BatchRequestType> next_request() {
-    auto request = sampler_.next(options_.batch_size);
-    if (!request || (options_.drop_last && request->size() < options_.batch_size)) {
-      exhausted_ = true;
-      return {};
+  std::optional<Request> next_request() {
+    std::optional<loader::StreamShards::Turn> turn;
+    if (kStream) {
+      turn = streams_.next(batch_);
     }
-    return request;
+    Optional<BatchRequestType> request;
+    if (!kStream || turn) {
+      request = sampler_.next(options_.batch_size);
+    }
+    if constexpr (!Dataset::is_stateful) {
+      if (request && options_.drop_last && request->size() < options_.batch_size) {
+        request = {};
+      }
+    }
+    if (!request) {
+      exhausted_ = true;
+      return std::nullopt;
+    }
+    std::uint64_t position = 0;
+    if constexpr (kStream) {
+      batch_ = turn->batch;
+      position = turn->position;
+      streams_.ask(turn->shard, static_cast<std::size_t>(*request));
+    }
+    return Request{batch_++, position, std::move(*request)};
   }
+
+  /// Whether the epoch has requests that were not posted yet, as far as is known.
+  bool has_more() const { return !resumed_.empty() || !(exhausted_ || (kStream && streams_.ended())); }
 
   /// Keeps the workers supplied.
   void prefetch() {
-    while (!postponed_ && has_more() && engine_->can_post()) {
+    while (!postponed_ && has_more()) {
+      const auto slot = engine_->find_slot();
+      if (!slot) {
+        return;
+      }
       if (!resumed_.empty()) {
-        engine_->post({options_.seed, epoch_, resumed_.front().batch}, resumed_.front());
+        maker_->load_request(*slot, resumed_.front());
+        post(*slot, resumed_.front().batch, resumed_.front().position);
         resumed_.pop_front();
-      } else if (auto request = next_request()) {
-        engine_->post({options_.seed, epoch_, batch_++},
-                      [&](BatchWriter& writer) { BatchCodec<BatchRequestType>::encode(writer, *request); });
+      } else if (auto next = next_request()) {
+        maker_->put_request(*slot, std::move(next->request));
+        post(*slot, next->batch, next->position);
       }
     }
   }
 
-  Optional<BatchType> next(std::uint64_t generation) {
-    TORCH_CHECK(generation == generation_,
-                "torchfeed: this iterator's epoch has ended: begin(), load_state() or join() was called since");
-    check_usable();
-    return engine_ ? next_from_workers() : next_inline();
-  }
-
-  Optional<BatchType> next_from_workers() {
-    prefetch_later();
-    while (engine_->in_flight() == 0) {
-      if (postponed_) {
-        std::rethrow_exception(std::exchange(postponed_, nullptr));
-      }
-      if (!has_more()) {
-        end_epoch();
-        return {};
-      }
-      engine_->wait_for_slot();
-      prefetch_later();
-    }
-    const auto result = engine_->next();
-    auto reader = result.reader();
-    Optional<BatchType> batch(BatchCodec<BatchType>::decode(reader));
-    prefetch_later();  // now, so that workers have it while the trainer trains
-    return batch;
+  void post(std::uint32_t slot, std::uint64_t batch, std::uint64_t position) {
+    const bool any = !kStream || shares_dataset();
+    engine_->post(slot, {options_.seed, epoch_, batch},
+                  any ? loader::kAnyWorker : static_cast<std::uint16_t>(batch % streams_.size()), position);
   }
 
   /// prefetch(), but an exception of the sampler's waits until the batches before it have been handed out.
@@ -237,62 +315,114 @@ class DataLoader {
     }
   }
 
-  /// Whether the epoch has requests that were not posted yet, as far as is known.
-  bool has_more() const { return !resumed_.empty() || !exhausted_; }
+  Optional<BatchType> next(std::uint64_t generation) {
+    TORCH_CHECK(generation == generation_,
+                "torchfeed: this iterator's epoch has ended: begin(), load_state() or join() was called since");
+    check_usable();
+    telemetry_.step_ends();
+    return engine_ ? next_from_workers() : next_inline();
+  }
+
+  Optional<BatchType> next_from_workers() {
+    for (;;) {
+      prefetch_later();
+      while (engine_->in_flight().empty()) {
+        if (postponed_) {
+          std::rethrow_exception(std::exchange(postponed_, nullptr));
+        }
+        if (!has_more()) {
+          end_epoch();
+          return {};
+        }
+        engine_->wait_for_slot();
+        prefetch_later();
+      }
+      const auto result = engine_->next();
+      auto batch = maker_->take_batch(result.slot(), result.lease());
+      if (!batch) {
+        streams_.end(static_cast<std::size_t>(result.id().batch % streams_.size()));
+      } else if (!is_dropped(*batch)) {
+        prefetch_later();  // now, so that workers have it while the trainer trains
+        telemetry_.handed_out(result.id());
+        return Optional<BatchType>(std::move(*batch));
+      }
+    }
+  }
 
   Optional<BatchType> next_inline() {
-    std::uint64_t number = batch_;
-    Optional<BatchRequestType> request;
-    if (!resumed_.empty()) {
-      const LoaderState::Request saved = std::move(resumed_.front());
-      resumed_.pop_front();
-      BatchReader reader(reinterpret_cast<const std::byte*>(saved.bytes.data()),
-                         {saved.bytes.size(), saved.stream_begin, saved.stream_bytes}, nullptr);
-      request = BatchCodec<BatchRequestType>::decode(reader);
-      number = saved.batch;
-    } else if (!exhausted_) {
-      request = next_request();
-      ++batch_;
+    for (;;) {
+      std::optional<Request> next;
+      if (!resumed_.empty()) {
+        const LoaderState::Request saved = std::move(resumed_.front());
+        resumed_.pop_front();
+        next.emplace(Request{saved.batch, saved.position, loader::load_request<BatchRequestType>(saved)});
+      } else if (has_more()) {
+        next = next_request();
+      }
+      if (!next) {
+        end_epoch();
+        return {};
+      }
+      const loader::BatchId id{options_.seed, epoch_, next->batch};
+      auto batch = make_inline(id, std::move(*next));
+      if (!batch) {
+        streams_.end(0);
+      } else if (!is_dropped(*batch)) {
+        telemetry_.handed_out(id);
+        return Optional<BatchType>(std::move(*batch));
+      }
     }
-    if (!request) {
-      end_epoch();
-      return {};
-    }
+  }
+
+  std::optional<BatchType> make_inline(const loader::BatchId& id, Request next) {
     const auto begin = std::chrono::steady_clock::now();
-    const loader::BatchScope scope({options_.seed, epoch_, number}, nullptr, /*restore=*/true);
-    Optional<BatchType> batch(maker_.dataset().get_batch(std::move(*request)));
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    ++last_stats_.batches;
-    last_stats_.wait_seconds += seconds;
-    last_stats_.produce_seconds += seconds;
+    if constexpr (kStream) {
+      shard_.catch_up(id, {next.position, options_.batch_size, 0, 1}, loader::Workplace::kTrainer);
+      shard_.advance(static_cast<std::size_t>(next.request));
+    }
+    std::optional<BatchType> batch;
+    {
+      const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer);
+      batch = loader::unwrap_batch<Dataset>(shard_.get_batch(std::move(next.request)));
+    }
+    telemetry_.made_inline(begin, id);
     return batch;
+  }
+
+  /// Whether a stateful dataset's batch is too small; other requests are dropped before they are made.
+  bool is_dropped(const BatchType& batch) const {
+    return Dataset::is_stateful && options_.drop_last &&
+           loader::samples_in(batch).value_or(options_.batch_size) < options_.batch_size;
   }
 
   void end_epoch() {
     in_epoch_ = false;
+    telemetry_.flush();
     if (engine_ && !options_.persistent_workers) {
       engine_->send_workers_home();
     }
   }
 
   FullDataLoaderOptions options_;
-  loader::DatasetBatchMaker<Dataset, BatchRequestType> maker_;
+  loader::Telemetry telemetry_;
+  Shard shard_;
   Sampler sampler_;
+  loader::StreamShards streams_;  // of a stream
   std::uint64_t epoch_ = 0;
-  std::uint64_t batch_ = 0;  // of the next request
+  std::uint64_t batch_ = 0;  // number of the next request
   bool in_epoch_ = false;    // begin() was called and the end was not handed out
   bool exhausted_ = false;   // the sampler has no more
   bool resuming_ = false;    // the next begin() goes on
   bool joined_ = false;
   std::uint64_t generation_ = 0;  // of the iterator that is alive
+  std::weak_ptr<char> iterator_;  // whether it is
   std::deque<LoaderState::Request> resumed_;
   std::exception_ptr postponed_;
-  LoaderStats last_stats_;  // inline, and after join()
+  std::unique_ptr<Maker> maker_;
   std::unique_ptr<loader::Engine> engine_;
 };
 
-/// Makes a loader over a map-style or batch-native `dataset` with the given sampler.
-/// Throws as DataLoader's constructor.
+/// Makes a loader over a `dataset` with the given sampler. Throws as DataLoader's constructor.
 template <typename Dataset, typename Sampler, typename = std::enable_if_t<!Dataset::is_stateful>>
 std::unique_ptr<DataLoader<Dataset, Sampler>> make_data_loader(Dataset dataset, Sampler sampler,
                                                                const DataLoaderOptions& options) {
@@ -306,6 +436,14 @@ std::unique_ptr<DataLoader<Dataset, Sampler>> make_data_loader(Dataset dataset, 
   const auto size = dataset.size();
   TORCH_CHECK(size.has_value(), "Expected the dataset to be sized in order to construct the Sampler");
   return make_data_loader(std::move(dataset), Sampler(*size), options);
+}
+
+/// Makes a loader over a stateful dataset, which needs no sampler. See DataLoader about what workers read of it.
+template <typename Dataset, typename = std::enable_if_t<Dataset::is_stateful>>
+std::unique_ptr<DataLoader<Dataset, loader::EndlessSampler<typename Dataset::BatchRequestType>>> make_data_loader(
+    Dataset dataset, const DataLoaderOptions& options = {}) {
+  using Sampler = loader::EndlessSampler<typename Dataset::BatchRequestType>;
+  return std::make_unique<DataLoader<Dataset, Sampler>>(std::move(dataset), Sampler(), options);
 }
 
 }  // namespace torchfeed

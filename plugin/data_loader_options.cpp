@@ -87,6 +87,8 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
   full.worker_init_fn = options.worker_init_fn();
   full.max_worker_restarts = std::min(options.max_worker_restarts(), std::size_t{1} << 30);
   full.shared_memory_budget = options.shared_memory_budget() ? *options.shared_memory_budget() : default_budget();
+  full.pin_memory = options.pin_memory();
+  full.trace = options.trace();
   return full;
 }
 

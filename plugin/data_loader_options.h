@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 
 namespace torchfeed {
 
@@ -27,10 +28,10 @@ struct DataLoaderOptions {
   /// Samples a batch; at least 1.
   TORCH_ARG(std::size_t, batch_size) = 1;
 
-  /// Worker processes: 0 makes batches in the trainer's thread, kAuto asks the threading plan. At most 1024.
+  /// Workers: 0 makes batches in the trainer's thread, kAuto asks the threading plan. At most 1024.
   TORCH_ARG(std::int64_t, num_workers) = 0;
 
-  /// What a worker is.
+  /// What a worker is: a process of its own, or a thread of the trainer's.
   TORCH_ARG(WorkerMode, worker_mode) = WorkerMode::kProcess;
 
   /// Batches asked for ahead, a worker; at least 1.
@@ -60,8 +61,16 @@ struct DataLoaderOptions {
   /// How many dead workers are replaced in the loader's life.
   TORCH_ARG(std::size_t, max_worker_restarts) = 100;
 
-  /// Most bytes of shared memory that all batches may take together; default: half of the available memory.
+  /// Most bytes of shared memory that all batches may take together, at least 1 MiB; default: half of the memory that
+  /// machine and cgroup have available.
   TORCH_ARG(std::optional<std::size_t>, shared_memory_budget);
+
+  /// Whether CUDA may copy batches asynchronously: worker processes' slots are registered with it once, and no batch is
+  /// copied for it. Without a GPU it warns once and does nothing.
+  TORCH_ARG(bool, pin_memory) = false;
+
+  /// A file for a timeline of the run, to be opened by ui.perfetto.dev or chrome://tracing; empty: none.
+  TORCH_ARG(std::string, trace);
 
  public:
   /// torch::data's name of num_workers.
@@ -74,6 +83,9 @@ struct DataLoaderOptions {
 
 /// The options as a loader uses them: every value set and checked.
 struct FullDataLoaderOptions {
+  /// resolve(), as torch::data's type does it.
+  explicit FullDataLoaderOptions(const DataLoaderOptions& options) : FullDataLoaderOptions(resolve(options)) {}
+
   /// Throws c10::Error if a value is out of range.
   static FullDataLoaderOptions resolve(const DataLoaderOptions& options);
 
@@ -89,6 +101,11 @@ struct FullDataLoaderOptions {
   std::function<void(int)> worker_init_fn;
   std::size_t max_worker_restarts = 0;
   std::size_t shared_memory_budget = 0;
+  bool pin_memory = false;
+  std::string trace;
+
+ private:
+  FullDataLoaderOptions() = default;
 };
 
 }  // namespace torchfeed

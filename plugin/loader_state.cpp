@@ -8,7 +8,7 @@
 namespace torchfeed {
 namespace {
 
-constexpr std::int64_t kFormat = 1;
+constexpr std::int64_t kFormat = 2;
 
 at::Tensor to_tensor(const std::string& bytes) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(bytes.size())}, at::kByte);
@@ -48,11 +48,13 @@ torch::serialize::OutputArchive& operator<<(torch::serialize::OutputArchive& arc
     const std::string key = "pending_" + std::to_string(i);
     const auto& request = state.pending[i];
     write(archive, key + "_batch", request.batch);
+    write(archive, key + "_position", request.position);
     write(archive, key + "_stream_begin", request.stream_begin);
     write(archive, key + "_stream_bytes", request.stream_bytes);
     archive.write(key + "_bytes", to_tensor(request.bytes), /*is_buffer=*/true);
   }
   archive.write("sampler", to_tensor(state.sampler), /*is_buffer=*/true);
+  archive.write("positions", c10::IValue(state.positions));
   return archive;
 }
 
@@ -72,6 +74,7 @@ torch::serialize::InputArchive& operator>>(torch::serialize::InputArchive& archi
     const std::string key = "pending_" + std::to_string(i);
     auto& request = read_state.pending[i];
     request.batch = read(archive, key + "_batch");
+    request.position = read(archive, key + "_position");
     request.stream_begin = read(archive, key + "_stream_begin");
     request.stream_bytes = read(archive, key + "_stream_bytes");
     archive.read(key + "_bytes", bytes, /*is_buffer=*/true);
@@ -82,6 +85,9 @@ torch::serialize::InputArchive& operator>>(torch::serialize::InputArchive& archi
   }
   archive.read("sampler", bytes, /*is_buffer=*/true);
   read_state.sampler = to_string(bytes);
+  c10::IValue positions;
+  archive.read("positions", positions);
+  read_state.positions = positions.toIntVector();
   state = std::move(read_state);
   return archive;
 }

@@ -18,12 +18,15 @@ struct LoaderState {
   /// A batch that was asked for and not handed out, with its request as BatchCodec wrote it.
   struct Request {
     std::uint64_t batch = 0;
+    std::uint64_t position = 0;  ///< of a stream: samples that the same worker was asked for before
     std::uint64_t stream_begin = 0;
     std::uint64_t stream_bytes = 0;
     std::string bytes;
   };
   std::vector<Request> pending;
   std::string sampler;  ///< the sampler's own archive
+  /// Of a stream: samples that each worker was asked for in this epoch, or -1 if its part of the stream has ended.
+  std::vector<std::int64_t> positions;
 };
 
 torch::serialize::OutputArchive& operator<<(torch::serialize::OutputArchive& archive, const LoaderState& state);

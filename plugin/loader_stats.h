@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace torchfeed {
@@ -10,9 +11,16 @@ struct LoaderStats {
   std::uint64_t bytes = 0;            ///< payload of those batches that came from workers, in bytes
   double wait_seconds = 0;            ///< time in which the trainer had no batch; inline, the time making them
   double produce_seconds = 0;         ///< time making batches, summed over workers
+  double step_seconds = 0;            ///< time between getting a batch and asking for the next: the training itself
   std::uint64_t worker_restarts = 0;  ///< workers replaced after a death
   std::uint64_t copied_batches = 0;   ///< batches copied out of their slot because too many were kept
   int workers = 0;                    ///< workers now, 0 inline
+
+  /// Share of the workers' time that went into batches while the training loop ran, 0 to 1; 0 inline.
+  double worker_use() const noexcept {
+    const double available = workers * (wait_seconds + step_seconds);
+    return available > 0 ? std::min(produce_seconds / available, 1.0) : 0;
+  }
 };
 
 }  // namespace torchfeed

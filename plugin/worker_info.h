@@ -8,7 +8,10 @@
 namespace torchfeed {
 
 /// Where a DataLoader makes its batches when `num_workers` is above zero.
-enum class WorkerMode : std::uint8_t { kProcess };
+enum class WorkerMode : std::uint8_t {
+  kProcess,  ///< forked from the trainer: their crashes cost nothing, batches travel by BatchCodec
+  kThread,   ///< threads of the trainer's, as torch::data has: batches of any type, moved and not copied
+};
 
 /// Who makes the batch at hand.
 struct WorkerInfo {

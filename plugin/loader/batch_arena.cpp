@@ -17,12 +17,12 @@ constexpr std::uint64_t align(std::uint64_t offset) { return (offset + kAlignmen
 
 }  // namespace
 
-BatchArena::BatchArena(SlotRing& ring, std::uint32_t index, std::uint64_t begin)
-    : ring_(ring), index_(index), base_(ring.payload(index)), begin_(align(begin)), used_(begin_) {}
+BatchArena::BatchArena(GrowingMemory& memory, std::uint64_t begin)
+    : memory_(memory), base_(memory.grow(begin)), begin_(align(begin)), used_(begin_) {}
 
 std::byte* BatchArena::allocate(std::uint64_t bytes) {
   const std::uint64_t begin = align(used_);
-  ring_.reserve(index_, begin + bytes);
+  base_ = memory_.grow(begin + bytes);
   used_ = begin + bytes;
   return base_ + begin;
 }

@@ -49,8 +49,12 @@ struct BatchScope::Outer {
   std::shared_ptr<at::CPUGeneratorImpl> default_generator;
 };
 
-BatchScope::BatchScope(const BatchId& id, BatchArena* arena, bool restore) {
+BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
+  if (span_.isActive()) {
+    span_.before("torchfeed::make_batch");
+  }
   auto& batch = current_batch();
+  const bool restore = place == Workplace::kTrainer;
   if (restore || batch.active) {
     outer_ = std::make_unique<Outer>();
     outer_->arena = current_arena();
@@ -61,6 +65,10 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, bool restore) {
   batch.active = true;
   batch.seeded = false;
   batch.seed = seed_of(id);
+  current_arena() = arena;
+  if (place == Workplace::kWorkerThread) {
+    return;
+  }
   auto* generator = default_generator();
   const std::lock_guard<std::mutex> lock(generator->mutex_);
   if (restore) {
@@ -68,7 +76,6 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, bool restore) {
   }
   // Another stream than generator()'s, so that code which uses both sees independent numbers.
   generator->set_current_seed(mix(batch.seed));
-  current_arena() = arena;
 }
 
 BatchScope::~BatchScope() {

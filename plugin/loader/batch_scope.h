@@ -3,17 +3,26 @@
 #include <torchfeed/plugin/loader/batch_arena.h>
 #include <torchfeed/plugin/worker_info.h>
 
+#include <ATen/record_function.h>
+
 #include <cstdint>
 #include <memory>
 
 namespace torchfeed::loader {
 
-/// What surrounds the making of one batch in this thread: `generator()` and torch's default CPU generator are seeded
-/// from `id`, `empty_batch` takes its memory from `arena` (none: at::empty). With `restore`, the default generator is
-/// put back at the end to where it was, as befits the trainer's own thread.
+/// Where a batch is made.
+enum class Workplace {
+  kWorkerProcess,
+  kWorkerThread,  ///< shares torch's default generator with the trainer, so it is left alone
+  kTrainer,       ///< in the training loop itself: the default generator is put back after the batch to where it was
+};
+
+/// What surrounds the making of one batch in this thread: `generator()` and, but for worker threads, torch's default
+/// CPU generator are seeded from `id`, `empty_batch` takes its memory from `arena` (none: at::empty), and PyTorch's
+/// profiler sees a span.
 class BatchScope {
  public:
-  BatchScope(const BatchId& id, BatchArena* arena, bool restore);
+  BatchScope(const BatchId& id, BatchArena* arena, Workplace place);
   ~BatchScope();
   BatchScope(const BatchScope&) = delete;
   BatchScope& operator=(const BatchScope&) = delete;
@@ -21,9 +30,10 @@ class BatchScope {
  private:
   struct Outer;  // what was there before: a dataset may run a loader of its own inside get_batch
   std::unique_ptr<Outer> outer_;
+  at::RecordFunction span_{at::RecordScope::USER_SCOPE};
 };
 
-/// Makes this process a worker in the eyes of worker_info().
+/// Makes this thread a worker in the eyes of worker_info().
 void set_worker_info(const WorkerInfo& info);
 
 }  // namespace torchfeed::loader

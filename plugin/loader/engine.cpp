@@ -1,13 +1,14 @@
 #include <torchfeed/plugin/loader/engine.h>
 #include <torchfeed/plugin/loader/error_codec.h>
+#include <torchfeed/plugin/loader/fork_server.h>
+#include <torchfeed/plugin/loader/stream_shards.h>
+#include <torchfeed/plugin/loader/thread_crew.h>
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <string>
 #include <utility>
 
 namespace torchfeed::loader {
@@ -23,51 +24,66 @@ constexpr std::uint32_t kSpins = 200;
 /// Spinning is for those who have a core to themselves.
 std::uint32_t spins_for(std::size_t workers) { return workers + 1 <= threading::available_cpus().size() ? kSpins : 0; }
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+/// Slots for batches that the training loop keeps, beside max_jobs for requests under way. Memory is committed only to
+/// those that are used.
+std::uint32_t most_leases(const FullDataLoaderOptions& options) {
+  return static_cast<std::uint32_t>(std::max<std::size_t>(options.max_jobs, 4));
+}
 
 }  // namespace
 
+std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
+  // Threads need the slots' words, not their memory.
+  const std::uint64_t budget = options.worker_mode == WorkerMode::kThread ? 0 : options.shared_memory_budget;
+  return std::make_shared<LeasedRing>(static_cast<std::uint32_t>(options.max_jobs) + most_leases(options), budget,
+                                      spins_for(options.workers));
+}
+
 // ---- Result ----
 
-Engine::Result::Result(Engine& engine, std::uint32_t index, Lease* lease)
-    : engine_(&engine), index_(index), lease_(lease) {}
+Engine::Result::Result(SlotRing* ring, std::uint32_t index, Lease* lease)
+    : ring_(ring), index_(index), lease_(lease), id_(ring->slot(index).id) {}
 
 Engine::Result::Result(Result&& other) noexcept
-    : engine_(std::exchange(other.engine_, nullptr)),
+    : ring_(std::exchange(other.ring_, nullptr)),
       index_(other.index_),
-      lease_(std::exchange(other.lease_, nullptr)) {}
+      lease_(std::exchange(other.lease_, nullptr)),
+      id_(other.id_) {}
 
 Engine::Result::~Result() {
   if (lease_ != nullptr) {
     lease_->release();
-  } else if (engine_ != nullptr) {
-    engine_->ring_.free(index_);
+  } else if (ring_ != nullptr) {
+    ring_->free(index_);
   }
-}
-
-BatchReader Engine::Result::reader() const {
-  return {engine_->ring_.payload(index_), engine_->ring_.slot(index_).result, lease_};
 }
 
 // ---- Engine ----
 
-// Slots: max_jobs for requests under way and as many again, four at least, for batches that the training loop keeps.
-// Memory is committed only to those that are used.
-Engine::Engine(const FullDataLoaderOptions& options, BatchMaker& maker)
+Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing> ring, BatchMaker& maker,
+               Telemetry& telemetry)
     : options_(options),
       maker_(maker),
-      most_leases_(static_cast<std::uint32_t>(std::max<std::size_t>(options.max_jobs, 4))),
-      shared_(std::make_shared<LeasedRing>(static_cast<std::uint32_t>(options.max_jobs) + most_leases_,
-                                           options.shared_memory_budget, spins_for(options.workers))),
-      ring_(shared_->ring) {
+      telemetry_(telemetry),
+      shared_(std::move(ring)),
+      ring_(shared_->ring),
+      memory_(ring_, /*gives_back=*/true),
+      most_leases_(most_leases(options)) {
   ring_.header().target_workers.store(static_cast<std::uint32_t>(options.workers), std::memory_order_relaxed);
-  const WorkerJob job{&ring_, &maker, static_cast<int>(options.workers), options.seed, options.worker_init_fn};
-  server_ = std::make_unique<ForkServer>(job, static_cast<std::uint32_t>(options.max_worker_restarts));
+  const WorkerJob job{
+      &ring_, &maker_, static_cast<int>(options.workers), options.seed, options.worker_mode, options.worker_init_fn};
+  if (options.worker_mode == WorkerMode::kThread) {
+    crew_ = std::make_unique<ThreadCrew>(job);
+  } else {
+    crew_ = std::make_unique<ForkServer>(job, static_cast<std::uint32_t>(options.max_worker_restarts));
+  }
 }
 
 Engine::~Engine() {
   if (shared_->owner_depth != fork_depth()) {
-    static_cast<void>(server_.release());  // a fork of the trainer: server and workers are its parent's
+    static_cast<void>(crew_.release());  // a fork of the trainer: the workers are its parent's
+  } else {
+    cancel();
   }
 }
 
@@ -76,54 +92,86 @@ void Engine::check_process() const {
               "torchfeed: this process is a fork of the one that made the loader: only that one may use it");
 }
 
-bool Engine::can_post() noexcept {
-  if (in_flight_.size() >= options_.max_jobs) {
-    return false;
+// ---- Requests ----
+
+/// Whether results that wait behind an unfinished one are not counted against max_jobs: in order, one slow batch would
+/// else let all workers idle.
+bool Engine::counts_unfinished_only() const noexcept {
+  return options_.enforce_ordering && !in_flight_.empty() && !ring_.has_result(in_flight_.front());
+}
+
+std::optional<std::uint32_t> Engine::find_slot() noexcept {
+  if (held_ != 0) {
+    return std::nullopt;
   }
-  free_slot_ = ring_.find_free(first_ticket_);
-  return free_slot_.has_value();
+  if (in_flight_.size() >= options_.max_jobs) {
+    if (!counts_unfinished_only()) {
+      return std::nullopt;
+    }
+    const auto finished = std::count_if(in_flight_.begin(), in_flight_.end(),
+                                        [this](std::uint32_t index) { return ring_.has_result(index); });
+    if (in_flight_.size() - static_cast<std::size_t>(finished) >= options_.max_jobs) {
+      return std::nullopt;
+    }
+  }
+  const auto index = ring_.find_free(first_ticket_);
+  if (index && !memory_.fits_one_more() && !in_flight_.empty()) {
+    return std::nullopt;
+  }
+  return index;
 }
 
 void Engine::wait_for_slot() {
   const auto begin = Clock::now();
-  while (!can_post()) {
+  while (!find_slot()) {
     if (options_.timeout && Clock::now() - begin >= *options_.timeout) {
       throw_timeout(options_.timeout->count(), -1, 0, {});
     }
     check_workers();
     ring_.wait_for_result(std::nullopt, 0, kServerCheck);
   }
-  stats_.wait_seconds += seconds_since(begin);
+  telemetry_.waited(begin, {});
 }
 
-std::uint32_t Engine::take_slot() {
-  TORCH_CHECK(free_slot_, "torchfeed: post() without can_post()");
-  return *std::exchange(free_slot_, std::nullopt);
-}
-
-void Engine::post_slot(std::uint32_t index, const BatchId& id, const Record& request) {
+void Engine::post(std::uint32_t index, const BatchId& id, std::uint16_t worker, std::uint64_t position) {
   Slot& slot = ring_.slot(index);
-  slot.request = request;
   slot.id = id;
+  slot.position = position;
   in_flight_.push_back(index);
-  ring_.post(index, next_ticket_++);
+  ring_.post(index, next_ticket_++, worker);
 }
 
-void Engine::post(const BatchId& id, const std::function<void(BatchWriter&)>& write) {
-  const std::uint32_t index = take_slot();
-  BatchArena arena(ring_, index, 0);
-  BatchWriter writer(arena);
-  write(writer);
-  post_slot(index, id, writer.finish());
+void Engine::cancel(StreamShards* streams) noexcept {
+  for (const std::uint32_t index : in_flight_) {
+    const Slot& slot = ring_.slot(index);
+    if (ring_.word(index).state == SlotState::kHeld || ring_.has_result(index)) {
+      ring_.free(index);
+    } else if (ring_.cancel(index) && streams != nullptr) {
+      streams->take_back(slot.designated, slot.position);
+    }
+  }
+  in_flight_.clear();
+  held_ = 0;
+  first_ticket_ = next_ticket_;  // what a worker is at now is dropped when it is done
 }
 
-void Engine::post(const BatchId& id, const LoaderState::Request& request) {
-  const std::uint32_t index = take_slot();
-  // Offsets in a record count from the slot's begin, so that it can move as it is.
-  ring_.reserve(index, request.bytes.size());
-  std::memcpy(ring_.payload(index), request.bytes.data(), request.bytes.size());
-  post_slot(index, id, {request.bytes.size(), request.stream_begin, request.stream_bytes});
+void Engine::wait_until_idle() noexcept {
+  for (;;) {
+    bool busy = false;
+    for (std::uint32_t i = 0; i < ring_.size(); ++i) {
+      busy = busy || ring_.word(i).state == SlotState::kTaken;
+      if (ring_.has_result(i)) {
+        ring_.free(i);
+      }
+    }
+    if (!busy) {
+      return;
+    }
+    ring_.wait_for_result(std::nullopt, 0, kServerCheck);
+  }
 }
+
+// ---- Results ----
 
 /// Position in in_flight_ of the result to hand out next.
 std::optional<std::size_t> Engine::find_result() const noexcept {
@@ -137,6 +185,7 @@ std::optional<std::size_t> Engine::find_result() const noexcept {
 }
 
 std::size_t Engine::wait_for_result() {
+  post_held();
   if (const auto position = find_result()) {
     return *position;
   }
@@ -146,102 +195,140 @@ std::size_t Engine::wait_for_result() {
     if (options_.timeout) {
       const auto left = *options_.timeout - (Clock::now() - begin);
       if (left <= std::chrono::nanoseconds::zero()) {
-        stats_.wait_seconds += seconds_since(begin);
+        telemetry_.waited(begin, {});
         throw_timeout_of_next();
       }
       patience = std::min(patience, std::chrono::nanoseconds(left));
     }
-    ring_.wait_for_result(options_.enforce_ordering ? std::optional(in_flight_.front()) : std::nullopt, first_ticket_,
-                          patience);
+    // In order the front is waited for, unless that is held until another one is done.
+    const bool front_only = options_.enforce_ordering && ring_.word(in_flight_.front()).state != SlotState::kHeld;
+    ring_.wait_for_result(front_only ? std::optional(in_flight_.front()) : std::nullopt, first_ticket_, patience);
+    post_held();
     if (const auto position = find_result()) {
-      stats_.wait_seconds += seconds_since(begin);
+      telemetry_.waited(begin, ring_.slot(in_flight_[*position]).id);
       return *position;
     }
     check_workers();
   }
 }
 
+/// If the failed batch at `position` found no memory that others have, lets it wait for theirs.
+bool Engine::put_off(std::size_t position) noexcept {
+  const std::uint32_t index = in_flight_[position];
+  const Slot& slot = ring_.slot(index);
+  // A stream has gone on and could not make the batch again.
+  if (ring_.word(index).state != SlotState::kFailed || slot.error.bytes_wanted == 0 || slot.designated != kAnyWorker) {
+    return false;
+  }
+  memory_.saw(slot.error.bytes_wanted);
+  bool gains = memory_.give_back_all();
+  for (const std::uint32_t other : in_flight_) {
+    gains = gains || (other != index && ring_.word(other).state != SlotState::kHeld);
+  }
+  if (gains) {
+    hold(index);
+  }
+  return gains;
+}
+
+/// Drops a result and keeps its request, with no more memory than that takes.
+void Engine::hold(std::uint32_t index) noexcept {
+  ring_.shrink(index, ring_.slot(index).request.end);
+  ring_.hold(index);
+  ++held_;
+}
+
+/// Posts requests again that found no memory, oldest first, as far as there is some now. When nobody is at work and
+/// nothing can be handed out, the oldest gets it at the cost of results behind it, which are made again later.
+void Engine::post_held() noexcept {
+  if (held_ == 0) {
+    return;
+  }
+  bool goes_on = find_result().has_value();
+  for (const std::uint32_t index : in_flight_) {
+    const auto state = ring_.word(index).state;
+    goes_on = goes_on || state == SlotState::kPosted || state == SlotState::kTaken;
+  }
+  for (const std::uint32_t index : in_flight_) {
+    if (ring_.word(index).state != SlotState::kHeld) {
+      continue;
+    }
+    if (!memory_.fits_one_more()) {
+      if (goes_on) {
+        return;
+      }
+      for (auto other = in_flight_.rbegin(); other != in_flight_.rend() && !memory_.fits_one_more(); ++other) {
+        if (ring_.has_result(*other)) {
+          hold(*other);
+        }
+      }
+    }
+    ring_.post_again(index);
+    --held_;
+    goes_on = true;
+  }
+}
+
+Lease* Engine::lease(std::uint32_t index) {
+  if (options_.worker_mode == WorkerMode::kThread) {
+    return nullptr;
+  }
+  if (shared_->leased.load(std::memory_order_relaxed) >= most_leases_ || !memory_.fits_one_more_beside(index)) {
+    ++telemetry_.stats().copied_batches;
+    return nullptr;
+  }
+  return new Lease(shared_, index);
+}
+
 Engine::Result Engine::next() {
-  const std::size_t position = wait_for_result();
+  std::size_t position = wait_for_result();
+  while (put_off(position)) {
+    position = wait_for_result();
+  }
   const std::uint32_t index = in_flight_[position];
   in_flight_.erase(in_flight_.begin() + static_cast<std::ptrdiff_t>(position));
   const Slot& slot = ring_.slot(index);
-  stats_.produce_seconds += static_cast<double>(slot.produce_nanoseconds) * 1e-9;
-  if (ring_.word(index).state == SlotState::kFailed) {
-    const ErrorRecord error = slot.error;
-    const std::uint64_t batch = slot.id.batch;
-    const auto failed_indices = indices(index);
-    ring_.free(index);
-    throw_error(error, batch, failed_indices);
+  const SlotWord word = ring_.word(index);
+  telemetry_.restarts(ring_.header().restarts.load(std::memory_order_relaxed));
+  telemetry_.produced(word.owner, slot.produce_begin, slot.produce_nanoseconds, slot.id);
+  if (word.state == SlotState::kFailed) {
+    const Result freed(&ring_, index, nullptr);
+    maker_.rethrow(index);
   }
-  ++stats_.batches;
-  stats_.bytes += slot.result.end - slot.request.end;
-  if (shared_->leased.load(std::memory_order_relaxed) >= most_leases_) {
-    ++stats_.copied_batches;
-    return {*this, index, nullptr};
-  }
-  return {*this, index, new Lease(shared_, index)};
+  memory_.saw(slot.result.end);
+  auto& stats = telemetry_.stats();
+  stats.bytes += slot.result.end - slot.request.end;
+  return {&ring_, index, lease(index)};
 }
 
-std::vector<LoaderState::Request> Engine::pending() const {
-  std::vector<LoaderState::Request> requests;
-  for (const std::uint32_t index : in_flight_) {
-    const Slot& slot = ring_.slot(index);
-    const auto* bytes = reinterpret_cast<const char*>(ring_.payload(index));
-    requests.push_back(
-        {slot.id.batch, slot.request.stream_begin, slot.request.stream_bytes, std::string(bytes, slot.request.end)});
-  }
-  return requests;
-}
+// ---- Workers ----
 
-void Engine::cancel() noexcept {
-  for (const std::uint32_t index : in_flight_) {
-    if (!ring_.cancel(index) && ring_.has_result(index)) {
-      ring_.free(index);
-    }
-  }
-  in_flight_.clear();
-  first_ticket_ = next_ticket_;  // what a worker is at now is dropped when it is done
-}
-
-void Engine::call_workers() noexcept {
+void Engine::call_workers() {
   if (ring_.header().target_workers.exchange(static_cast<std::uint32_t>(options_.workers)) != options_.workers) {
-    server_->poke();
+    crew_->call();
   }
 }
 
-void Engine::send_workers_home() noexcept {
-  ring_.header().target_workers.store(0, std::memory_order_seq_cst);
-  ring_.wake_all_workers();
-  server_->poke();
-  while (ring_.header().alive_workers.load(std::memory_order_acquire) != 0 && server_->alive()) {
-    ring_.wait_for_workers_to_leave(kServerCheck);
-  }
-}
+void Engine::send_workers_home() noexcept { crew_->send_home(); }
 
 LoaderStats Engine::stats() const noexcept {
-  LoaderStats stats = stats_;
+  LoaderStats stats = telemetry_.stats();
   stats.worker_restarts = ring_.header().restarts.load(std::memory_order_relaxed);
   stats.workers = static_cast<int>(ring_.header().target_workers.load(std::memory_order_relaxed));
   return stats;
-}
-
-std::vector<std::size_t> Engine::indices(std::uint32_t index) const {
-  BatchReader request(ring_.payload(index), ring_.slot(index).request, nullptr);
-  return maker_.indices(request);
 }
 
 void Engine::throw_timeout_of_next() const {
   const std::uint32_t index = in_flight_.front();
   const SlotWord word = ring_.word(index);
   const int worker = word.state == SlotState::kTaken ? static_cast<int>(word.owner) : -1;
-  throw_timeout(options_.timeout->count(), worker, ring_.slot(index).id.batch, indices(index));
+  throw_timeout(options_.timeout->count(), worker, ring_.slot(index).id.batch, maker_.indices(index));
 }
 
 void Engine::check_workers() const {
   const RingHeader& header = ring_.header();
   const bool broken = header.broken.load(std::memory_order_acquire) != 0;
-  if (!broken && server_->alive()) {
+  if (!broken && crew_->alive()) {
     return;
   }
   const int error = broken ? header.broken_errno.load(std::memory_order_relaxed) : -1;
@@ -251,7 +338,7 @@ void Engine::check_workers() const {
     throw_no_workers(error, restarts, signal, 0, {});
   }
   const std::uint32_t index = in_flight_.front();
-  throw_no_workers(error, restarts, signal, ring_.slot(index).id.batch, indices(index));
+  throw_no_workers(error, restarts, signal, ring_.slot(index).id.batch, maker_.indices(index));
 }
 
 }  // namespace torchfeed::loader

@@ -1,18 +1,16 @@
 #pragma once
 
-#include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/data_loader_options.h>
-#include <torchfeed/plugin/loader/batch_arena.h>
-#include <torchfeed/plugin/loader/fork_server.h>
+#include <torchfeed/plugin/loader/batch_maker.h>
+#include <torchfeed/plugin/loader/crew.h>
 #include <torchfeed/plugin/loader/lease.h>
-#include <torchfeed/plugin/loader/worker.h>
+#include <torchfeed/plugin/loader/memory_keeper.h>
+#include <torchfeed/plugin/loader/telemetry.h>
 #include <torchfeed/plugin/loader_state.h>
-#include <torchfeed/plugin/loader_stats.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -20,12 +18,18 @@
 
 namespace torchfeed::loader {
 
-/// The trainer's side of the loader in process mode, without its types: posts requests, hands results out in order,
-/// leases slots. All methods: the trainer, one thread at a time.
+class StreamShards;
+
+/// The slots that a loader with these options needs.
+std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options);
+
+/// The trainer's side of a loader with workers, without its types: posts requests, hands results out in order, leases
+/// slots. All methods: the trainer, one thread at a time.
 class Engine {
  public:
-  /// Makes shared memory and forks the server; `maker` is what its workers use, as it is at this moment.
-  Engine(const FullDataLoaderOptions& options, BatchMaker& maker);
+  /// Starts the workers; worker processes use `maker` as it is at this moment. `maker` and `telemetry` live longer.
+  Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing> ring, BatchMaker& maker,
+         Telemetry& telemetry);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -33,18 +37,30 @@ class Engine {
   /// Throws c10::Error in a fork of the trainer: the slots and the workers are its parent's.
   void check_process() const;
 
-  /// Whether post() may be called: fewer than max_jobs requests are under way, and there is a slot.
-  bool can_post() noexcept;
+  // ---- Requests ----
 
-  /// Waits until there is a slot: all can be held for a moment by batches that the user keeps and by workers that are
-  /// still at batches of an epoch that was left early. None may be in flight. Throws as next().
+  /// A slot to write a request into and to post; none while enough requests are under way, or slots or memory are
+  /// short.
+  std::optional<std::uint32_t> find_slot() noexcept;
+
+  /// Waits until find_slot() may have one: all can be held for a moment by batches that the user keeps and by workers
+  /// that are still at batches of an epoch that was left early. None may be in flight. Throws as next().
   void wait_for_slot();
 
-  /// Asks the workers for the batch `id`; `write` writes the request.
-  void post(const BatchId& id, const std::function<void(BatchWriter&)>& write);
+  /// Asks for batch `id` with the request that was written into `slot`. Of a stream: `worker` alone may make it, and
+  /// `position` is where its part goes on.
+  void post(std::uint32_t slot, const BatchId& id, std::uint16_t worker = kAnyWorker, std::uint64_t position = 0);
 
-  /// Batches that were asked for and not handed out.
-  std::size_t in_flight() const noexcept { return in_flight_.size(); }
+  /// Requests that were not answered yet, as slots, oldest first.
+  const std::deque<std::uint32_t>& in_flight() const noexcept { return in_flight_; }
+
+  /// Gives up all requests in flight. Batches that workers are at are dropped when done. `streams` is told of requests
+  /// that no worker had claimed.
+  void cancel(StreamShards* streams = nullptr) noexcept;
+  /// After cancel(): waits until no worker is at a batch. Only threads, as processes may never come back.
+  void wait_until_idle() noexcept;
+
+  // ---- Results ----
 
   /// A batch that has come back. Its slot is freed when this and all tensors that were read from it are gone.
   class Result {
@@ -53,15 +69,18 @@ class Engine {
     Result& operator=(Result&&) = delete;
     ~Result();
 
-    /// Reads the batch, once. Its tensors are the slot's memory, or copies when too many slots are kept already.
-    BatchReader reader() const;
+    std::uint32_t slot() const noexcept { return index_; }
+    const BatchId& id() const noexcept { return id_; }
+    /// What the batch's tensors share; null where they have to be copies, as too many slots are kept already.
+    Lease* lease() const noexcept { return lease_; }
 
    private:
     friend class Engine;
-    Result(Engine& engine, std::uint32_t index, Lease* lease);
-    Engine* engine_;
+    Result(SlotRing* ring, std::uint32_t index, Lease* lease);
+    SlotRing* ring_;
     std::uint32_t index_;
     Lease* lease_;
+    BatchId id_;
   };
 
   /// Waits for the next result: the oldest request's with enforce_ordering, else any. One must be in flight.
@@ -69,42 +88,38 @@ class Engine {
   /// time-out and when no worker is left (the request stays in flight).
   Result next();
 
-  /// The requests in flight, oldest first.
-  std::vector<LoaderState::Request> pending() const;
-
-  /// Posts a request of pending() again.
-  void post(const BatchId& id, const LoaderState::Request& request);
-
-  /// Gives up all requests in flight. Batches that workers are at are dropped when done.
-  void cancel() noexcept;
+  // ---- Workers ----
 
   /// Makes sure that there are workers: none are if send_workers_home() was called.
-  void call_workers() noexcept;
+  void call_workers();
   /// Ends all workers and waits for that. No request may be in flight.
   void send_workers_home() noexcept;
 
   LoaderStats stats() const noexcept;
 
  private:
-  std::uint32_t take_slot();
-  void post_slot(std::uint32_t index, const BatchId& id, const Record& request);
+  bool counts_unfinished_only() const noexcept;
   std::optional<std::size_t> find_result() const noexcept;
   std::size_t wait_for_result();
+  bool put_off(std::size_t position) noexcept;
+  void hold(std::uint32_t index) noexcept;
+  void post_held() noexcept;
+  Lease* lease(std::uint32_t index);
   void check_workers() const;
   [[noreturn]] void throw_timeout_of_next() const;
-  std::vector<std::size_t> indices(std::uint32_t index) const;
 
   const FullDataLoaderOptions options_;
   BatchMaker& maker_;
-  std::uint32_t most_leases_;
+  Telemetry& telemetry_;
   std::shared_ptr<LeasedRing> shared_;
   SlotRing& ring_;
-  std::unique_ptr<ForkServer> server_;
-  std::deque<std::uint32_t> in_flight_;  // slots, oldest request first
+  MemoryKeeper memory_;
+  std::uint32_t most_leases_;
+  std::unique_ptr<Crew> crew_;
+  std::deque<std::uint32_t> in_flight_;
+  std::size_t held_ = 0;  // of in_flight_: found no memory, and wait for some
   std::uint64_t next_ticket_ = 0;
-  std::uint64_t first_ticket_ = 0;          // results of older ones are dropped
-  std::optional<std::uint32_t> free_slot_;  // found by can_post()
-  LoaderStats stats_;
+  std::uint64_t first_ticket_ = 0;  // results of older ones are dropped
 };
 
 }  // namespace torchfeed::loader

@@ -25,6 +25,7 @@ enum class ErrorKind : std::uint32_t {
   kC10ValueError,
   kC10TypeError,
   kC10NotImplementedError,
+  kNoMemoryLeft,
   kC10Error,
   kInvalidArgument,
   kDomainError,
@@ -92,6 +93,7 @@ std::string where(int worker, std::uint64_t batch, const std::vector<std::size_t
       throw c10::TypeError(here, message);
     case ErrorKind::kC10NotImplementedError:
       throw c10::NotImplementedError(here, message);
+    case ErrorKind::kNoMemoryLeft:
     case ErrorKind::kC10Error:
       throw c10::Error(here, message);
     case ErrorKind::kInvalidArgument:
@@ -124,6 +126,7 @@ std::string where(int worker, std::uint64_t batch, const std::vector<std::size_t
 void encode_current_exception(ErrorRecord& record, int worker) noexcept {
   record.worker = worker;
   record.signal = 0;
+  record.bytes_wanted = 0;
   // NOLINTBEGIN(bugprone-branch-clone): each type has its own kind.
   try {
     throw;
@@ -135,6 +138,9 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept {
     write(record, ErrorKind::kC10TypeError, error.what_without_backtrace());
   } catch (const c10::NotImplementedError& error) {
     write(record, ErrorKind::kC10NotImplementedError, error.what_without_backtrace());
+  } catch (const NoMemoryLeft& error) {
+    record.bytes_wanted = error.bytes_wanted();
+    write(record, ErrorKind::kNoMemoryLeft, error.what_without_backtrace());
   } catch (const c10::Error& error) {
     write(record, ErrorKind::kC10Error, error.what_without_backtrace());
   } catch (const std::invalid_argument& error) {
@@ -181,6 +187,21 @@ void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vect
   }
   const std::string text(record.text, record.text_bytes);
   throw_as(kind, "torchfeed: " + place + ": " + text, record.worker, batch, indices);
+}
+
+void throw_thread_error(std::exception_ptr error, int worker, std::uint64_t batch,
+                        const std::vector<std::size_t>& indices) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception&) {
+    throw ThreadWorkerError(std::move(error), worker, batch, indices);
+  } catch (...) {
+    // torch::data's exception takes nothing else to read a text from.
+    ThreadWorkerError told(std::make_exception_ptr(std::runtime_error("an exception that is no std::exception")),
+                           worker, batch, indices);
+    told.original_exception = std::move(error);
+    throw told;
+  }
 }
 
 void throw_timeout(std::int64_t milliseconds, int worker, std::uint64_t batch,

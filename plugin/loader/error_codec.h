@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <vector>
 
 namespace torchfeed::loader {
@@ -14,6 +15,10 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept;
 /// In the trainer: throws what the record tells. Standard and c10 exceptions keep their type; a dead worker and all
 /// else becomes a WorkerError. The text names worker, batch and indices.
 [[noreturn]] void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vector<std::size_t>& indices);
+
+/// In the trainer: throws torch::data's WorkerException with what a worker thread threw, and its place.
+[[noreturn]] void throw_thread_error(std::exception_ptr error, int worker, std::uint64_t batch,
+                                     const std::vector<std::size_t>& indices);
 
 /// In the trainer: no result for a batch within the time-out. `worker` is -1 if none has taken the batch.
 [[noreturn]] void throw_timeout(std::int64_t milliseconds, int worker, std::uint64_t batch,

@@ -25,6 +25,8 @@ namespace {
 
 // The server needs its grace for busy workers, and a core to run on.
 constexpr std::chrono::milliseconds kPatience{3000};
+// How often who waits for workers to leave looks whether the server is alive.
+constexpr std::chrono::milliseconds kServerCheck{100};
 
 FileDescriptor checked(int descriptor, const char* what) {
   if (descriptor < 0) {
@@ -129,6 +131,15 @@ bool ForkServer::alive() const noexcept {
   while (::poll(&gone, 1, 0) < 0 && errno == EINTR) {
   }
   return gone.revents == 0;
+}
+
+void ForkServer::send_home() noexcept {
+  ring_.header().target_workers.store(0, std::memory_order_seq_cst);
+  ring_.wake_all_workers();
+  poke();
+  while (ring_.header().alive_workers.load(std::memory_order_acquire) != 0 && alive()) {
+    ring_.wait_for_workers_to_leave(kServerCheck);
+  }
 }
 
 void ForkServer::poke() noexcept { ::eventfd_write(commands_.get(), 1); }

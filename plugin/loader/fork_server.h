@@ -1,5 +1,6 @@
 #pragma once
 
+#include <torchfeed/plugin/loader/crew.h>
 #include <torchfeed/plugin/loader/file_descriptor.h>
 #include <torchfeed/plugin/loader/worker.h>
 
@@ -13,25 +14,24 @@ namespace torchfeed::loader {
 ///
 /// The server dies with the trainer (it watches a pidfd of it, as PR_SET_PDEATHSIG would fire when the thread ends
 /// that made the loader), and the workers die with the server.
-/// All methods: the trainer, one thread at a time.
-class ForkServer {
+class ForkServer final : public Crew {
  public:
   /// Forks the server; workers start at once, as many as the ring's target_workers says.
   /// `job` must stay as it is until the call returns. Throws std::system_error if the fork fails.
   ForkServer(const WorkerJob& job, std::uint32_t max_restarts);
 
   /// Ends workers and server, and waits for them. Idle workers leave by themselves, busy ones are killed soon.
-  ~ForkServer();
-  ForkServer(const ForkServer&) = delete;
-  ForkServer& operator=(const ForkServer&) = delete;
+  ~ForkServer() override;
 
   /// Whether the server still runs. A system call.
-  bool alive() const noexcept;
+  bool alive() const noexcept override;
+  void call() override { poke(); }
+  void send_home() noexcept override;
 
+ private:
   /// Makes the server look at target_workers.
   void poke() noexcept;
 
- private:
   SlotRing& ring_;
   FileDescriptor commands_;  // eventfd: poke
   FileDescriptor server_;    // pidfd

@@ -80,6 +80,11 @@ std::unique_ptr<Segment> reserve_segment(std::uint64_t control_bytes, std::uint3
   }
 }
 
+template <typename... Parts>
+[[noreturn]] void throw_no_memory(std::uint64_t bytes_wanted, const Parts&... parts) {
+  throw NoMemoryLeft({__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)}, c10::str(parts...), bytes_wanted);
+}
+
 }  // namespace
 
 SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::uint32_t spins) {
@@ -146,18 +151,32 @@ void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
   std::uint64_t wanted = std::min(std::max(exact, round_up(generous, page)), header_->slot_bytes);
   if (!charge(index, wanted)) {
     wanted = exact;
-    TORCH_CHECK(charge(index, wanted), "torchfeed: shared memory is used up: expected at most ", budget,
-                " bytes in all batches together (shared_memory_budget), got ",
-                charged_bytes() - slot.charged.load(std::memory_order_relaxed) + wanted, " with a batch of ", bytes,
-                " bytes or more");
+    if (!charge(index, wanted)) {
+      throw_no_memory(bytes, "torchfeed: shared memory is used up: expected at most ", budget,
+                      " bytes in all batches together (shared_memory_budget), got ",
+                      charged_bytes() - charged_bytes(index) + wanted, " with a batch of ", bytes, " bytes or more");
+    }
   }
   const std::uint64_t offset = static_cast<std::uint64_t>(payload(index) - segment_->data());
   if (const int error = segment_->commit(offset + committed, wanted - committed); error != 0) {
+    segment_->release(offset + committed, wanted - committed);
     slot.charged.store(committed, std::memory_order_seq_cst);
-    TORCH_CHECK(false, "torchfeed: the system has no shared memory for a batch of ", bytes,
-                " bytes or more: ", std::strerror(error));
+    throw_no_memory(bytes, "torchfeed: the system has no shared memory for a batch of ", bytes,
+                    " bytes or more, beside ", charged_bytes(), " bytes of others: ", std::strerror(error));
   }
   slot.committed.store(wanted, std::memory_order_relaxed);
+}
+
+void SlotRing::shrink(std::uint32_t index, std::uint64_t bytes) noexcept {
+  Slot& slot = slots_[index];
+  const std::uint64_t committed = slot.committed.load(std::memory_order_relaxed);
+  const std::uint64_t kept = round_up(bytes, page_bytes());
+  if (kept < committed) {
+    // In this order, so that who looks in between sees too much, never too little.
+    slot.committed.store(kept, std::memory_order_relaxed);
+    segment_->release(static_cast<std::uint64_t>(payload(index) - segment_->data()) + kept, committed - kept);
+    slot.charged.store(kept, std::memory_order_seq_cst);
+  }
 }
 
 // ---- Trainer ----
@@ -182,11 +201,24 @@ std::optional<std::uint32_t> SlotRing::find_free(std::uint64_t first_ticket) noe
   return std::nullopt;
 }
 
-void SlotRing::post(std::uint32_t index, std::uint64_t ticket) noexcept {
+void SlotRing::post(std::uint32_t index, std::uint64_t ticket, std::uint16_t worker) noexcept {
   slots_[index].deaths = 0;
-  // SYNC(sleep): before wake_worker() reads who sleeps.
-  words_[index].store(SlotWord{SlotState::kPosted, 0, ticket}.pack(), std::memory_order_seq_cst);
-  wake_worker();
+  slots_[index].designated = worker;
+  post_word(index, ticket);
+}
+
+void SlotRing::post_again(std::uint32_t index) noexcept { post_word(index, word(index).ticket); }
+
+/// Trainer or fork server: makes the slot posted, and wakes who may claim it.
+void SlotRing::post_word(std::uint32_t index, std::uint64_t ticket) noexcept {
+  const std::uint16_t worker = slots_[index].designated;
+  // SYNC(sleep): before it is read who sleeps.
+  words_[index].store(SlotWord{SlotState::kPosted, worker, ticket}.pack(), std::memory_order_seq_cst);
+  if (worker == kAnyWorker) {
+    wake_worker();
+  } else {
+    wake_if_asleep(worker);
+  }
 }
 
 bool SlotRing::cancel(std::uint32_t index) noexcept {
@@ -296,7 +328,8 @@ std::optional<std::uint32_t> SlotRing::claim(std::uint32_t worker) noexcept {
     for (std::uint32_t i = 0; i < size(); ++i) {
       const std::uint64_t packed = words_[i].load(std::memory_order_seq_cst);  // SYNC(sleep)
       const SlotWord current = SlotWord::unpack(packed);
-      if (current.state == SlotState::kPosted && current.ticket < best_ticket) {
+      if (current.state == SlotState::kPosted && current.ticket < best_ticket &&
+          (current.owner == kAnyWorker || current.owner == worker)) {
         best = i;
         best_word = packed;
         best_ticket = current.ticket;
@@ -312,9 +345,11 @@ std::optional<std::uint32_t> SlotRing::claim(std::uint32_t worker) noexcept {
   }
 }
 
+/// Whether there is a request that any worker may claim.
 bool SlotRing::has_posted() const noexcept {
   for (std::uint32_t i = 0; i < size(); ++i) {
-    if (word(i).state == SlotState::kPosted) {
+    const SlotWord current = word(i);
+    if (current.state == SlotState::kPosted && current.owner == kAnyWorker) {
       return true;
     }
   }
@@ -399,7 +434,7 @@ void SlotRing::recover(std::uint32_t worker, int signal) noexcept {
     Slot& slot = slots_[i];
     slot.produce_nanoseconds = 0;
     if (++slot.deaths < kMaxDeaths) {
-      words_[i].store(SlotWord{SlotState::kPosted, 0, current.ticket}.pack(), std::memory_order_seq_cst);
+      post_word(i, current.ticket);
     } else {
       slot.error = ErrorRecord{};
       slot.error.worker = static_cast<std::int32_t>(worker);

@@ -2,13 +2,17 @@
 
 #include <torchfeed/plugin/loader/segment.h>
 
+#include <c10/util/Exception.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <type_traits>
+#include <utility>
 
 namespace torchfeed::loader {
 
@@ -16,15 +20,18 @@ namespace torchfeed::loader {
 inline constexpr std::uint32_t kMaxWorkers = 1024;
 /// A batch that has killed this many workers is given up.
 inline constexpr std::uint32_t kMaxDeaths = 3;
+/// The owner of a posted slot that any worker may claim.
+inline constexpr std::uint16_t kAnyWorker = 0xffff;
 
 /// Where a slot is on the batch's way. README.md in this folder draws who may make which step.
 enum class SlotState : std::uint8_t {
   kFree,    ///< the trainer's to post
-  kPosted,  ///< holds a request, any worker's to claim
+  kPosted,  ///< holds a request, to be claimed by `owner` (kAnyWorker: any)
   kTaken,   ///< `owner` makes the batch; the fork server's if that worker is dead
   kDone,    ///< holds a batch, the trainer's to take
   kFailed,  ///< holds an error, the trainer's to take
   kLeased,  ///< tensors of the trainer's live in it
+  kHeld,    ///< holds a request that found no memory, the trainer's to post again
 };
 
 /// State, owner and ticket of a slot in one atomic word, so that each step is one compare-and-swap and no process
@@ -64,7 +71,19 @@ struct ErrorRecord {
   std::int32_t worker;
   std::int32_t signal;  ///< that ended the worker, 0 if none
   std::uint32_t text_bytes;
+  std::uint64_t bytes_wanted;  ///< by a batch that found no memory
   char text[kTextBytes];
+};
+
+/// A slot could not grow, as other slots have the memory: may be tried again when they have given it back.
+class NoMemoryLeft : public c10::Error {
+ public:
+  NoMemoryLeft(c10::SourceLocation where, std::string message, std::uint64_t bytes_wanted)
+      : c10::Error(where, std::move(message)), bytes_wanted_(bytes_wanted) {}
+  std::uint64_t bytes_wanted() const noexcept { return bytes_wanted_; }
+
+ private:
+  std::uint64_t bytes_wanted_;
 };
 
 /// A slot's description, in shared memory. Who may write: see each part.
@@ -72,8 +91,11 @@ struct Slot {
   // The trainer, while the slot is free.
   BatchId id;
   Record request;
+  std::uint64_t position;    ///< samples that a stream's shard has given before this batch
+  std::uint16_t designated;  ///< who may claim it, or kAnyWorker
   // The worker that has taken it (or, after that worker's death, the fork server).
   Record result;
+  std::int64_t produce_begin;  ///< steady_clock's nanoseconds
   std::int64_t produce_nanoseconds;
   std::uint32_t deaths;
   ErrorRecord error;
@@ -131,20 +153,32 @@ class SlotRing {
     return SlotWord::unpack(words_[index].load(std::memory_order_acquire));
   }
 
-  /// The slot's owner: lets its memory grow to `bytes`. Throws c10::Error if the budget does not allow it, with
-  /// both sizes, or if the system has no memory.
+  /// The slot's owner: lets its memory grow to `bytes`. Throws c10::Error, with both sizes, if that is beyond the
+  /// budget; NoMemoryLeft if the other slots' memory stands in the way, or the system has none.
   void reserve(std::uint32_t index, std::uint64_t bytes);
 
   /// Bytes of the budget that all slots hold. Any process.
   std::uint64_t charged_bytes() const noexcept;
+
+  /// Bytes of the budget that one slot holds. Any process.
+  std::uint64_t charged_bytes(std::uint32_t index) const noexcept {
+    return slots_[index].charged.load(std::memory_order_seq_cst);
+  }
+
+  /// The slot's owner: gives back what its memory has beyond `bytes`.
+  void shrink(std::uint32_t index, std::uint64_t bytes) noexcept;
 
   // ---- Trainer ----
 
   /// A slot to post, the first free one, so that few stay warm; none if all are in use. Requests and results with a
   /// ticket below `first_ticket` are dropped, as nobody waits for them any more.
   std::optional<std::uint32_t> find_free(std::uint64_t first_ticket) noexcept;
-  /// free -> posted; wakes a worker if one sleeps.
-  void post(std::uint32_t index, std::uint64_t ticket) noexcept;
+  /// free -> posted; wakes a worker if one sleeps. `worker`: who alone may claim it.
+  void post(std::uint32_t index, std::uint64_t ticket, std::uint16_t worker = kAnyWorker) noexcept;
+  /// done or failed -> held: the result is dropped, the request stays.
+  void hold(std::uint32_t index) noexcept { step(index, SlotState::kHeld); }
+  /// held -> posted, with its ticket.
+  void post_again(std::uint32_t index) noexcept;
   /// posted -> free; false if a worker was faster.
   bool cancel(std::uint32_t index) noexcept;
   bool has_result(std::uint32_t index) const noexcept {
@@ -185,6 +219,7 @@ class SlotRing {
   bool any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket) const noexcept;
   bool charge(std::uint32_t index, std::uint64_t bytes) noexcept;
   std::optional<std::uint32_t> claim(std::uint32_t worker) noexcept;
+  void post_word(std::uint32_t index, std::uint64_t ticket) noexcept;
   bool has_posted() const noexcept;
   bool must_leave(std::uint32_t worker) const noexcept;
   void wake_worker() noexcept;

@@ -1,5 +1,4 @@
 #include <torchfeed/plugin/loader/batch_scope.h>
-#include <torchfeed/plugin/loader/error_codec.h>
 #include <torchfeed/plugin/loader/worker.h>
 
 #include <chrono>
@@ -8,23 +7,16 @@
 namespace torchfeed::loader {
 namespace {
 
-void make_batch(const WorkerJob& job, int id, std::uint32_t index) {
-  SlotRing& ring = *job.ring;
-  Slot& slot = ring.slot(index);
-  set_worker_info({id, job.count, slot.id.seed, WorkerMode::kProcess});
-  BatchArena arena(ring, index, slot.request.end);
-  const BatchScope scope(slot.id, &arena, /*restore=*/false);
-  BatchReader request(ring.payload(index), slot.request, nullptr);
-  BatchWriter batch(arena);
-  job.maker->make(request, batch);
-  slot.result = batch.finish();
+std::int64_t nanoseconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count();
 }
 
 }  // namespace
 
 void run_worker(const WorkerJob& job, int id) {
   SlotRing& ring = *job.ring;
-  set_worker_info({id, job.count, job.seed, WorkerMode::kProcess});
+  const WorkerInfo info{id, job.count, job.seed, job.mode};
+  set_worker_info(info);
   // A worker that cannot start still answers: each batch that it takes fails with the reason.
   std::exception_ptr init_error;
   try {
@@ -37,18 +29,19 @@ void run_worker(const WorkerJob& job, int id) {
   while (const auto index = ring.wait_for_work(static_cast<std::uint32_t>(id))) {
     Slot& slot = ring.slot(*index);
     const auto begin = std::chrono::steady_clock::now();
+    slot.produce_begin = nanoseconds(begin.time_since_epoch());
     SlotState result = SlotState::kDone;
     try {
       if (init_error) {
         std::rethrow_exception(init_error);
       }
-      make_batch(job, id, *index);
+      set_worker_info({id, job.count, slot.id.seed, job.mode});  // load_state() may have brought another seed
+      job.maker->make(id, *index);
     } catch (...) {
-      encode_current_exception(slot.error, id);
+      job.maker->fail(id, *index);
       result = SlotState::kFailed;
     }
-    slot.produce_nanoseconds =
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - begin).count();
+    slot.produce_nanoseconds = nanoseconds(std::chrono::steady_clock::now() - begin);
     ring.finish(*index, result);
   }
 }

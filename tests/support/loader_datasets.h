@@ -9,10 +9,31 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <ostream>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace torchfeed::testing {
+
+/// Who makes the batches.
+struct Setting {
+  int workers = 0;
+  WorkerMode mode = WorkerMode::kProcess;
+};
+
+/// For tests' names: Inline, Processes2, Threads3.
+inline std::string name_of(const Setting& setting) {
+  if (setting.workers == 0) {
+    return "Inline";
+  }
+  return (setting.mode == WorkerMode::kThread ? "Threads" : "Processes") + std::to_string(setting.workers);
+}
+inline void PrintTo(const Setting& setting, std::ostream* out) { *out << name_of(setting); }
+
+inline DataLoaderOptions options_of(const Setting& setting, std::size_t batch_size) {
+  return DataLoaderOptions(batch_size).num_workers(setting.workers).worker_mode(setting.mode);
+}
 
 using Sequential = torch::data::samplers::SequentialSampler;
 
@@ -33,6 +54,9 @@ class FunctionDataset
 };
 
 using TensorDataset = FunctionDataset<torch::Tensor>;
+
+/// All kinds of workers.
+inline const std::vector<Setting> kSettings = {{0}, {1}, {2}, {5}, {1, WorkerMode::kThread}, {3, WorkerMode::kThread}};
 
 /// The indices themselves, as a batch [B] int64 in ordinary memory.
 inline torch::Tensor indices_tensor(const std::vector<std::size_t>& indices) {
@@ -72,6 +96,31 @@ inline std::vector<std::int64_t> counting(std::int64_t size) {
     indices.push_back(i);
   }
   return indices;
+}
+
+/// What random augmentation in a dataset may use in every mode.
+inline torch::Tensor generator_batch(const std::vector<std::size_t>& indices) {
+  const auto size = static_cast<std::int64_t>(indices.size());
+  return torch::cat(
+      {torch::rand({size}, generator()), torch::randn({3}, generator()), indices_tensor(indices).to(torch::kFloat)});
+}
+
+/// The same with torch's default generator, which threads share with the trainer.
+inline torch::Tensor random_batch(const std::vector<std::size_t>& indices) {
+  return torch::cat({torch::rand({static_cast<std::int64_t>(indices.size())}), generator_batch(indices)});
+}
+
+/// Two epochs of random batches.
+inline std::vector<torch::Tensor> random_epochs(const Setting& setting, std::uint64_t seed,
+                                                torch::Tensor (*make)(const std::vector<std::size_t>&)) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(60, make), options_of(setting, 7).seed(seed));
+  std::vector<torch::Tensor> batches;
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    for (auto& batch : one_epoch(*loader)) {
+      batches.push_back(batch.clone());
+    }
+  }
+  return batches;
 }
 
 }  // namespace torchfeed::testing

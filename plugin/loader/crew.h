@@ -1,0 +1,22 @@
+#pragma once
+
+namespace torchfeed::loader {
+
+/// A loader's workers: processes (ForkServer) or threads (ThreadCrew), each in run_worker().
+/// All methods: the trainer, one thread at a time. Destroying it ends the workers and waits for that.
+class Crew {
+ public:
+  Crew() = default;
+  virtual ~Crew() = default;
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+
+  /// Whether dead workers are replaced. May cost a system call.
+  virtual bool alive() const noexcept = 0;
+  /// Brings the number of workers to the ring's target_workers: there will be so many soon.
+  virtual void call() = 0;
+  /// The same when the target is 0; returns when all have left.
+  virtual void send_home() noexcept = 0;
+};
+
+}  // namespace torchfeed::loader

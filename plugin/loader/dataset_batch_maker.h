@@ -1,0 +1,60 @@
+#pragma once
+
+#include <torchfeed/plugin/loader/batch_maker.h>
+#include <torchfeed/plugin/loader/dataset_shard.h>
+#include <torchfeed/plugin/loader/lease.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace torchfeed::loader {
+
+/// What a training loop gets of a dataset: its batches, without the optional that a stateful dataset wraps them in.
+template <typename Dataset, bool = Dataset::is_stateful>
+struct BatchOf {
+  using Type = typename Dataset::BatchType;
+};
+template <typename Dataset>
+struct BatchOf<Dataset, true> {
+  using Type = typename Dataset::BatchType::value_type;
+};
+
+/// A dataset's batch as what its user gets; none where a stateful dataset says that it has no more.
+template <typename Dataset>
+std::optional<typename BatchOf<Dataset>::Type> unwrap_batch(typename Dataset::BatchType batch) {
+  if constexpr (Dataset::is_stateful) {
+    if (!batch) {
+      return std::nullopt;
+    }
+    return std::move(*batch);
+  } else {
+    return batch;
+  }
+}
+
+/// A BatchMaker with its types: what the loader puts into slots and takes out of them.
+template <typename Dataset, typename Request>
+class DatasetBatchMaker : public BatchMaker {
+ public:
+  /// Trainer: writes a free slot's request.
+  virtual void put_request(std::uint32_t slot, Request request) = 0;
+  /// Trainer: reads a slot's batch, once. Its tensors share `lease`, or are copies if there is none. None at the end of
+  /// a stateful dataset.
+  virtual std::optional<typename BatchOf<Dataset>::Type> take_batch(std::uint32_t slot, Lease* lease) = 0;
+};
+
+/// The indices that a request holds, for messages.
+template <typename Request>
+std::vector<std::size_t> indices_of(const Request& request) {
+  if constexpr (std::is_same_v<Request, std::vector<std::size_t>>) {
+    return request;
+  } else {
+    return {};
+  }
+}
+
+}  // namespace torchfeed::loader

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <torchfeed/plugin/loader/slot_ring.h>
+
+#include <cstdint>
+
+namespace torchfeed::loader {
+
+/// Keeps a loader's slots within their memory: how large batches are of late, whether one more fits, and giving back
+/// what free slots hold. The trainer, one thread at a time.
+class MemoryKeeper {
+ public:
+  /// `gives_back`: whether slots may shrink (not while a GPU driver has them pinned).
+  MemoryKeeper(SlotRing& ring, bool gives_back) : ring_(ring), gives_back_(gives_back) {}
+
+  /// A batch took, or wanted, so many bytes of its slot. Now and then gives back what free slots have too much,
+  /// measured by the largest batch of late.
+  void saw(std::uint64_t bytes) noexcept;
+
+  /// Whether one more batch, as large as the largest of late, fits beside those that are under way or kept. Free slots
+  /// give up their memory if that makes it fit.
+  bool fits_one_more() noexcept;
+
+  /// Whether the same holds when slot `index`, done, is kept for long.
+  bool fits_one_more_beside(std::uint32_t index) const noexcept;
+
+  /// Takes all memory from free slots. Whether there was any.
+  bool give_back_all() noexcept;
+
+ private:
+  std::uint64_t largest() const noexcept { return largest_ > largest_before_ ? largest_ : largest_before_; }
+  bool never_short() const noexcept { return largest() <= ring_.header().budget_bytes / ring_.size(); }
+  /// Bytes of slots that are not free; each that a worker has or may claim counts as the largest.
+  std::uint64_t needed() const noexcept;
+
+  SlotRing& ring_;
+  bool gives_back_;
+  std::uint64_t largest_ = 0;         // of this span of batches
+  std::uint64_t largest_before_ = 0;  // of the span before
+  std::uint32_t seen_ = 0;            // in this span
+};
+
+}  // namespace torchfeed::loader

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <torchfeed/plugin/batch_codec.h>
+#include <torchfeed/plugin/loader/batch_arena.h>
+#include <torchfeed/plugin/loader/dataset_batch_maker.h>
+#include <torchfeed/plugin/loader/error_codec.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace torchfeed::loader {
+
+/// Requests and batches cross between processes in their slot's memory, written and read by BatchCodec.
+/// The dataset is the trainer's; workers have it as it is when they are forked.
+template <typename Dataset, typename Request>
+class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
+ public:
+  using Batch = typename BatchOf<Dataset>::Type;
+  static constexpr bool kSendable = Sendable<Request> && Sendable<typename Dataset::BatchType>;
+
+  ProcessBatchMaker(SlotRing& ring, DatasetShard<Dataset, Request>& shard, std::uint64_t batch_size,
+                    std::uint64_t workers)
+      : ring_(ring), shard_(shard), batch_size_(batch_size), workers_(workers) {}
+
+  void make(int /*worker*/, std::uint32_t index) override {
+    Slot& slot = ring_.slot(index);
+    BatchReader reader(ring_.payload(index), slot.request, nullptr);
+    Request request = BatchCodec<Request>::decode(reader);
+    if constexpr (kIsStream<Dataset, Request>) {
+      shard_.catch_up(slot.id, {slot.position, batch_size_, slot.designated, workers_}, Workplace::kWorkerProcess);
+      shard_.advance(static_cast<std::size_t>(request));
+    }
+    SlotMemory memory(ring_, index);
+    BatchArena arena(memory, slot.request.end);
+    const BatchScope scope(slot.id, &arena, Workplace::kWorkerProcess);
+    BatchWriter writer(arena);
+    BatchCodec<typename Dataset::BatchType>::encode(writer, shard_.get_batch(std::move(request)));
+    slot.result = writer.finish();
+  }
+
+  void fail(int worker, std::uint32_t index) noexcept override {
+    encode_current_exception(ring_.slot(index).error, worker);
+  }
+
+  void put_request(std::uint32_t index, Request request) override {
+    SlotMemory memory(ring_, index);
+    BatchArena arena(memory, 0);
+    BatchWriter writer(arena);
+    BatchCodec<Request>::encode(writer, request);
+    ring_.slot(index).request = writer.finish();
+  }
+
+  std::optional<Batch> take_batch(std::uint32_t index, Lease* lease) override {
+    BatchReader reader(ring_.payload(index), ring_.slot(index).result, lease);
+    return unwrap_batch<Dataset>(BatchCodec<typename Dataset::BatchType>::decode(reader));
+  }
+
+  std::vector<std::size_t> indices(std::uint32_t index) const override {
+    BatchReader reader(ring_.payload(index), ring_.slot(index).request, nullptr);
+    return indices_of(BatchCodec<Request>::decode(reader));
+  }
+
+  [[noreturn]] void rethrow(std::uint32_t index) override {
+    const Slot& slot = ring_.slot(index);
+    throw_error(slot.error, slot.id.batch, indices(index));
+  }
+
+  LoaderState::Request save_request(std::uint32_t index) const override {
+    const Slot& slot = ring_.slot(index);
+    const auto* bytes = reinterpret_cast<const char*>(ring_.payload(index));
+    return {slot.id.batch, slot.position, slot.request.stream_begin, slot.request.stream_bytes,
+            std::string(bytes, static_cast<std::size_t>(slot.request.end))};
+  }
+
+  void load_request(std::uint32_t index, const LoaderState::Request& request) override {
+    // Offsets in a record count from the slot's begin, so that it can move as it is.
+    ring_.reserve(index, request.bytes.size());
+    std::memcpy(ring_.payload(index), request.bytes.data(), request.bytes.size());
+    ring_.slot(index).request = {request.bytes.size(), request.stream_begin, request.stream_bytes};
+  }
+
+ private:
+  SlotRing& ring_;
+  DatasetShard<Dataset, Request>& shard_;
+  std::uint64_t batch_size_;
+  std::uint64_t workers_;
+};
+
+}  // namespace torchfeed::loader

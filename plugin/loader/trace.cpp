@@ -1,0 +1,87 @@
+#include <torchfeed/plugin/loader/trace.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+// Source of the format: "Trace Event Format",
+// https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+
+namespace torchfeed::loader {
+namespace {
+
+constexpr std::size_t kBufferBytes = std::size_t{1} << 16;
+
+double microseconds(std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) * 1e-3; }
+
+template <typename... Values>
+std::string format(const char* text, Values... values) {
+  char buffer[256];
+  std::snprintf(buffer, sizeof(buffer), text, values...);
+  return buffer;
+}
+
+}  // namespace
+
+Trace::Trace(std::string path, int workers)
+    : path_(std::move(path)), file_(::open(path_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0666)) {
+  if (file_.get() < 0) {
+    throw std::system_error(errno, std::generic_category(), "torchfeed: trace: " + path_);
+  }
+  buffer_ = "[\n";
+  buffer_ += format(R"({"name":"process_name","ph":"M","pid":%d,"args":{"name":"torchfeed"}})", ::getpid());
+  for (int row = 0; row <= workers; ++row) {
+    const std::string name = row == kTrainer ? "trainer" : "worker " + std::to_string(row - 1);
+    add(format(R"({"name":"thread_name","ph":"M","pid":%d,"tid":%d,"args":{"name":"%s"}})", ::getpid(), row,
+               name.c_str()));
+  }
+}
+
+Trace::~Trace() {
+  if (owner_depth_ != fork_depth()) {
+    return;  // a fork of the trainer: the file is its parent's
+  }
+  buffer_ += "\n]\n";
+  try {
+    flush();
+  } catch (const std::system_error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+  }
+}
+
+void Trace::span(const char* name, int row, std::int64_t begin, std::int64_t duration, std::uint64_t epoch,
+                 std::uint64_t batch) {
+  add(format(R"({"name":"%s","ph":"X","pid":%d,"tid":%d,"ts":%.3f,"dur":%.3f,"args":{"epoch":%llu,"batch":%llu}})",
+             name, ::getpid(), row, microseconds(begin), microseconds(duration), static_cast<unsigned long long>(epoch),
+             static_cast<unsigned long long>(batch)));
+}
+
+void Trace::instant(const char* name, int row, std::int64_t when) {
+  add(format(R"({"name":"%s","ph":"i","s":"t","pid":%d,"tid":%d,"ts":%.3f})", name, ::getpid(), row,
+             microseconds(when)));
+}
+
+void Trace::add(const std::string& event) {
+  buffer_ += ",\n" + event;
+  if (buffer_.size() >= kBufferBytes) {
+    flush();
+  }
+}
+
+void Trace::flush() {
+  const std::string text = std::exchange(buffer_, {});
+  for (std::size_t written = 0; written < text.size();) {
+    const ssize_t count = ::write(file_.get(), text.data() + written, text.size() - written);
+    if (count > 0) {
+      written += static_cast<std::size_t>(count);
+    } else if (errno != EINTR) {
+      throw std::system_error(errno, std::generic_category(), "torchfeed: trace: " + path_);
+    }
+  }
+}
+
+}  // namespace torchfeed::loader

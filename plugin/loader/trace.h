@@ -1,0 +1,42 @@
+#pragma once
+
+#include <torchfeed/plugin/loader/file_descriptor.h>
+#include <torchfeed/plugin/loader/fork_depth.h>
+
+#include <cstdint>
+#include <string>
+
+namespace torchfeed::loader {
+
+/// A run as a timeline, in the Trace Event Format's JSON array that chrome://tracing and ui.perfetto.dev open: a row
+/// for the trainer and one for each worker. A file that was cut off (the trainer was killed) opens, too. One thread at
+/// a time.
+class Trace {
+ public:
+  /// Overwrites `path`. Throws std::system_error if it cannot be written.
+  Trace(std::string path, int workers);
+  ~Trace();
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+
+  /// Row of the trainer; worker w has row w + 1.
+  static constexpr int kTrainer = 0;
+
+  /// Something that took a while. Times are steady_clock's nanoseconds; `name` needs no escapes.
+  void span(const char* name, int row, std::int64_t begin, std::int64_t duration, std::uint64_t epoch,
+            std::uint64_t batch);
+  /// Something that happened.
+  void instant(const char* name, int row, std::int64_t when);
+  /// Writes what is in memory. Throws std::system_error if it cannot be written.
+  void flush();
+
+ private:
+  void add(const std::string& event);
+
+  std::string path_;
+  FileDescriptor file_;
+  std::string buffer_;
+  const std::uint32_t owner_depth_ = fork_depth();
+};
+
+}  // namespace torchfeed::loader

@@ -1,0 +1,92 @@
+// Options: both peers' names, defaults, and what is refused.
+#include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/threading_optimizer.h>
+
+#include "support/loader_datasets.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <thread>
+
+namespace torchfeed {
+namespace {
+
+using testing::counting;
+using ::testing::HasSubstr;
+using testing::index_dataset;
+using testing::one_epoch;
+using testing::one_epoch_of_indices;
+using testing::Sequential;
+
+TEST(DataLoaderOptions, AcceptsTorchDataOptionsAndNames) {
+  torch::data::DataLoaderOptions options;
+  options.batch_size(4).workers(2).max_jobs(3).enforce_ordering(false).drop_last(true).timeout(
+      std::chrono::milliseconds(9000));
+  auto loader = make_data_loader<Sequential>(index_dataset(10), options);
+  EXPECT_EQ(loader->options().batch_size, 4U);
+  EXPECT_EQ(loader->options().workers, 2U);
+  EXPECT_EQ(loader->options().max_jobs, 3U);
+  EXPECT_FALSE(loader->options().enforce_ordering);
+  EXPECT_TRUE(loader->options().drop_last);
+  EXPECT_EQ(loader->options().timeout, std::chrono::milliseconds(9000));
+  EXPECT_EQ(one_epoch(*loader).size(), 2U);
+  EXPECT_EQ(DataLoaderOptions().workers(3).num_workers(), 3);
+  EXPECT_FALSE(DataLoaderOptions().enforce_ordering(false).in_order());
+}
+
+TEST(DataLoaderOptions, ChoosesANumberOfWorkersForKAuto) {
+  auto loader = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).num_workers(kAuto));
+  EXPECT_EQ(loader->options().workers, static_cast<std::size_t>(ThreadingOptimizer().plan().dataloader));
+  EXPECT_LT(loader->options().workers, std::max(std::thread::hardware_concurrency(), 1U));
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(30));
+}
+
+/// What a call throws, as text.
+template <typename Function>
+std::string error_of(Function function) {
+  try {
+    function();
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  }
+  return "nothing thrown";
+}
+
+TEST(DataLoaderOptions, RefusesOptionsThatMakeNoSense) {
+  const auto error_with = [](const DataLoaderOptions& options) {
+    return error_of([&] { make_data_loader<Sequential>(index_dataset(10), options); });
+  };
+  EXPECT_EQ(error_with(DataLoaderOptions(0)), "DataLoaderOptions: batch_size: expected at least 1, got 0");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(-2)),
+            "DataLoaderOptions: num_workers: expected 0 to 1024 or kAuto (-1), got -2");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(10000)),
+            "DataLoaderOptions: num_workers: expected 0 to 1024 or kAuto (-1), got 10000");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(1).prefetch_factor(0)),
+            "DataLoaderOptions: prefetch_factor: expected at least 1, got 0");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(1).max_jobs(0)),
+            "DataLoaderOptions: max_jobs: expected at least 1, got 0");
+  EXPECT_EQ(error_with(DataLoaderOptions().timeout(std::chrono::milliseconds(0))),
+            "DataLoaderOptions: timeout: expected more than 0 ms, got 0 ms");
+  EXPECT_EQ(error_with(DataLoaderOptions().num_workers(2).prefetch_factor(100000)),
+            "DataLoaderOptions: prefetch_factor * num_workers or max_jobs: expected at most 16384 batches ahead, got "
+            "100000 for each worker");
+  EXPECT_THAT(error_with(DataLoaderOptions().num_workers(1).shared_memory_budget(10)),
+              HasSubstr("shared_memory_budget: expected at least 1048576 bytes, got 10"));
+}
+
+TEST(DataLoaderOptions, NeedsADatasetThatKnowsItsSize) {
+  struct Unsized : torch::data::datasets::BatchDataset<Unsized, torch::Tensor> {
+    torch::Tensor get_batch(torch::ArrayRef<std::size_t> /*indices*/) override { return {}; }
+    torch::optional<std::size_t> size() const override { return torch::nullopt; }
+  };
+  EXPECT_EQ(error_of([] { make_data_loader<Sequential>(Unsized(), DataLoaderOptions(1)); }),
+            "Expected the dataset to be sized in order to construct the Sampler");
+}
+
+}  // namespace
+}  // namespace torchfeed
