@@ -127,7 +127,9 @@ struct BatchCodec {
 
 /// Types that have a codec, as all that they are made of does.
 template <typename T>
-concept Sendable = !std::is_void_v<T> && !requires { typename BatchCodec<T>::Missing; };
+concept Sendable = !std::is_void_v<T> && !requires {
+  typename BatchCodec<T>::Missing;
+};
 
 /// Numbers and enumerations.
 template <typename T>

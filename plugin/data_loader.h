@@ -4,6 +4,7 @@
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/data_loader_options.h>
 #include <torchfeed/plugin/errors.h>
+#include <torchfeed/plugin/loader/batch_iterator.h>
 #include <torchfeed/plugin/loader/dataset_shard.h>
 #include <torchfeed/plugin/loader/endless_sampler.h>
 #include <torchfeed/plugin/loader/engine.h>
@@ -105,8 +106,7 @@ class DataLoader {
     telemetry_.no_step();
     auto token = std::make_shared<char>();
     iterator_ = token;
-    using Valid = torch::data::detail::ValidIterator<BatchType>;
-    return torch::data::Iterator<BatchType>(std::make_unique<Valid>(
+    return torch::data::Iterator<BatchType>(std::make_unique<loader::BatchIterator<BatchType>>(
         [this, token = std::move(token), generation = generation_] { return this->next(generation); }));
   }
 
@@ -337,7 +337,10 @@ class DataLoader {
         engine_->wait_for_slot();
         prefetch_later();
       }
-      const auto result = engine_->next();
+      const auto result = engine_->next([this] {
+        prefetch_later();
+        return has_more() && !postponed_;
+      });
       auto batch = maker_->take_batch(result.slot(), result.lease());
       if (!batch) {
         streams_.end(static_cast<std::size_t>(result.id().batch % streams_.size()));

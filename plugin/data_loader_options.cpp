@@ -1,4 +1,5 @@
 #include <torchfeed/plugin/data_loader_options.h>
+#include <torchfeed/plugin/threading/cgroup_limits.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -25,17 +26,26 @@ std::uint64_t draw_seed() {
   return cpu->random64();
 }
 
-/// Half of what the kernel calls available (proc(5), MemAvailable), in bytes.
-std::size_t default_budget() {
+/// What the kernel calls available (proc(5), MemAvailable), in bytes.
+std::size_t available_memory() {
   std::ifstream file("/proc/meminfo");
   for (std::string key; file >> key;) {
     std::size_t kibibytes = 0;
     if (key == "MemAvailable:" && file >> kibibytes) {
-      return std::max(kibibytes * 1024 / 2, kSmallestBudget);
+      return kibibytes * 1024;
     }
     file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
   }
-  return std::size_t{1} << 30;
+  return std::size_t{2} << 30;
+}
+
+/// Half of what machine and cgroup leave, in bytes.
+std::size_t default_budget() {
+  std::size_t available = available_memory();
+  if (const auto room = threading::read_memory_room()) {
+    available = std::min<std::size_t>(available, room->bytes);
+  }
+  return std::max(available / 2, kSmallestBudget);
 }
 
 }  // namespace
@@ -86,7 +96,11 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
   full.seed = options.seed() ? *options.seed() : draw_seed();
   full.worker_init_fn = options.worker_init_fn();
   full.max_worker_restarts = std::min(options.max_worker_restarts(), std::size_t{1} << 30);
-  full.shared_memory_budget = options.shared_memory_budget() ? *options.shared_memory_budget() : default_budget();
+  if (options.shared_memory_budget()) {
+    full.shared_memory_budget = *options.shared_memory_budget();
+  } else if (full.workers > 0 && full.worker_mode == WorkerMode::kProcess) {
+    full.shared_memory_budget = default_budget();
+  }
   full.pin_memory = options.pin_memory();
   full.trace = options.trace();
   return full;

@@ -11,11 +11,13 @@
 #include <array>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace torchfeed {
@@ -82,6 +84,53 @@ TEST(BatchCodec, CarriesEmptyScalarAndUndefinedTensors) {
   EXPECT_EQ(scalar.dim(), 0);
   EXPECT_EQ(scalar.item<double>(), 2.5);
   EXPECT_FALSE(tensor_through_a_worker([] { return torch::Tensor(); }).defined());
+}
+
+TEST(BatchCodec, CarriesVariantsAndOwningPointers) {
+  using Value = std::variant<int, std::string, torch::Tensor>;
+  EXPECT_EQ(std::get<0>(through_a_worker<Value>([] { return Value(3); })), 3);
+  EXPECT_EQ(std::get<1>(through_a_worker<Value>([] { return Value("bar"); })), "bar");
+  EXPECT_TRUE(
+      torch::equal(std::get<2>(through_a_worker<Value>([] { return Value(torch::ones({3})); })), torch::ones({3})));
+  auto loader = make_data_loader<Sequential>(
+      FunctionDataset<std::unique_ptr<int>>(
+          2,
+          [](const std::vector<std::size_t>& indices) { return indices[0] == 0 ? std::make_unique<int>(8) : nullptr; }),
+      DataLoaderOptions(1).num_workers(1));
+  auto iterator = loader->begin();
+  EXPECT_EQ(**iterator, 8);
+  ++iterator;
+  EXPECT_EQ(*iterator, nullptr);
+}
+
+TEST(BatchCodec, CarriesTorchsOptional) {
+  using Values = std::vector<torch::optional<std::int64_t>>;
+  const auto values = through_a_worker<Values>([] { return Values{5, torch::nullopt}; });
+  EXPECT_EQ(values.at(0).value(), 5);
+  EXPECT_FALSE(values.at(1).has_value());
+}
+
+TEST(BatchCodec, CarriesTorchScriptsValuesWithTheirTensorsUncopied) {
+  const auto make = [] {
+    c10::impl::GenericDict dict(c10::StringType::get(), c10::TensorType::get());
+    dict.insert("prices", torch::arange(5));
+    auto inside = empty_batch({4}, torch::kInt64);
+    inside.fill_(reinterpret_cast<std::int64_t>(inside.data_ptr()));
+    return c10::IValue(c10::ivalue::Tuple::create(
+        {c10::IValue(), 3, 2.5, "text", true, c10::List<std::int64_t>({1, 2}), dict, inside}));
+  };
+  const auto value = through_a_worker<c10::IValue>(make);
+  const auto elements = value.toTuple()->elements().vec();  // a plain vector: GCC warns of the tuple's short form
+  ASSERT_EQ(elements.size(), 8U);
+  EXPECT_TRUE(elements[0].isNone());
+  EXPECT_EQ(elements[1].toInt(), 3);
+  EXPECT_EQ(elements[2].toDouble(), 2.5);
+  EXPECT_EQ(elements[3].toStringRef(), "text");
+  EXPECT_TRUE(elements[4].toBool());
+  EXPECT_EQ(elements[5].toIntVector(), (std::vector<std::int64_t>{1, 2}));
+  EXPECT_TRUE(torch::equal(elements[6].toGenericDict().at("prices").toTensor(), torch::arange(5)));
+  const auto inside = elements[7].toTensor();
+  EXPECT_EQ(inside[0].item<std::int64_t>(), reinterpret_cast<std::int64_t>(inside.data_ptr()));
 }
 
 TEST(BatchCodec, SendsViewsCompact) {

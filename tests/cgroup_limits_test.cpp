@@ -99,5 +99,31 @@ TEST_F(CgroupLimitsTest, TextWhereANumberBelongsIsNoLimit) {
 
 TEST_F(CgroupLimitsTest, ATreeWithoutCgroupsHasNoLimit) { EXPECT_FALSE(read_cpu_quota(root())); }
 
+TEST_F(CgroupLimitsTest, RoomIsTheLeastThatALimitOfTheTreeLeaves) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/a/b");
+  write("sys/fs/cgroup/a/memory.max", "1000000");
+  write("sys/fs/cgroup/a/memory.current", "900000");
+  write("sys/fs/cgroup/a/memory.stat", "anon 500000\ninactive_file 300000");
+  write("sys/fs/cgroup/a/b/memory.max", "max");
+  write("sys/fs/cgroup/a/b/memory.current", "800000");
+  const auto room = read_memory_room(root());
+  ASSERT_TRUE(room);
+  EXPECT_EQ(room->bytes, 400000U);
+  EXPECT_EQ(room->source, (root() / "sys/fs/cgroup/a/memory.max").string());
+}
+
+TEST_F(CgroupLimitsTest, ReadsVersionOnesMemoryHierarchy) {
+  write("proc/self/mountinfo", "33 31 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory");
+  write("proc/self/cgroup", "4:memory:/job");
+  write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712");
+  write("sys/fs/cgroup/memory/memory.usage_in_bytes", "5000");
+  write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "7000");
+  write("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "8000");
+  EXPECT_EQ(read_memory_room(root()).value_or(MemoryRoom{1, ""}).bytes, 0U) << "over the limit is no room";
+}
+
+TEST_F(CgroupLimitsTest, ATreeWithoutMemoryLimitsHasNoBound) { EXPECT_FALSE(read_memory_room(root())); }
+
 }  // namespace
 }  // namespace torchfeed::threading

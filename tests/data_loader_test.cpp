@@ -219,6 +219,23 @@ TEST(DataLoader, HandsOutBatchesAsTheyAreDoneWhenOutOfOrder) {
   EXPECT_EQ(indices, counting(40));
 }
 
+TEST(DataLoader, DoesNotLetWorkersIdleBehindASlowBatchWhileASlotIsFree) {
+  // Batch 0 is done only when four others are: more than max_jobs.
+  for (const WorkerMode mode : {WorkerMode::kProcess, WorkerMode::kThread}) {
+    SharedCounter made;
+    const auto make = [made = &*made](const std::vector<std::size_t>& indices) {
+      while (indices[0] == 0 && made->load() < 4) {
+        std::this_thread::yield();
+      }
+      made->fetch_add(1);
+      return indices_tensor(indices);
+    };
+    auto loader = make_data_loader<Sequential>(
+        TensorDataset(40, make), options_of({2, mode}, 2).max_jobs(2).timeout(std::chrono::milliseconds(20000)));
+    EXPECT_EQ(one_epoch_of_indices(*loader), counting(40));
+  }
+}
+
 TEST(DataLoader, TellsAWorkerWhoItIs) {
   const auto make = [](const std::vector<std::size_t>&) {
     const auto info = worker_info();

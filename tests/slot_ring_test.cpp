@@ -56,6 +56,59 @@ TEST(SlotRing, GivesTheLowestTicketToWhomeverAsksFirst) {
   EXPECT_EQ(tickets, (std::vector<std::uint64_t>{10, 11, 12}));
 }
 
+TEST(SlotRing, KeepsARequestForTheWorkerThatAloneMayMakeIt) {
+  Ring ring(4);
+  const auto first = ring.find_free(0).value();
+  ring.post(first, 0, 3);
+  ring.post_next(1);
+  EXPECT_EQ(ring.word(ring.wait_for_work(5).value()).ticket, 1U) << "not the older one";
+  ASSERT_EQ(ring.wait_for_work(3).value(), first);
+  ring.recover(3, SIGKILL);
+  ring.post_next(2);
+  EXPECT_EQ(ring.word(ring.wait_for_work(5).value()).ticket, 2U) << "it still waits for worker 3";
+  EXPECT_EQ(ring.wait_for_work(3).value(), first);
+}
+
+TEST(SlotRing, HoldsARequestAndPostsItAgainWithItsTicket) {
+  Ring ring(2);
+  const auto index = ring.post_next(7);
+  ring.wait_for_work(0);
+  ring.finish(index, SlotState::kFailed);
+  ring.hold(index);
+  EXPECT_EQ(ring.find_free(100).value(), index == 0 ? 1U : 0U) << "held is not free, whatever its ticket";
+  ring.post_again(index);
+  EXPECT_EQ(ring.wait_for_work(1).value(), index);
+  EXPECT_EQ(ring.word(index).ticket, 7U);
+}
+
+TEST(SlotRing, GivesBackMemoryAndItsCharge) {
+  Ring ring(2);
+  ring.reserve(0, std::uint64_t{4} << 20);
+  EXPECT_GE(ring.charged_bytes(0), std::uint64_t{4} << 20);
+  ring.shrink(0, 5000);
+  EXPECT_EQ(ring.charged_bytes(), 8192U);
+  ring.reserve(1, std::uint64_t{7} << 20);
+  ring.payload(1)[(std::uint64_t{7} << 20) - 1] = std::byte{1};
+}
+
+TEST(SlotRing, TellsMemoryThatOthersHaveFromABatchThatIsTooLarge) {
+  Ring ring(2);
+  ring.reserve(0, std::uint64_t{6} << 20);
+  try {
+    ring.reserve(1, std::uint64_t{3} << 20);
+    FAIL() << "nothing thrown";
+  } catch (const NoMemoryLeft& error) {
+    EXPECT_EQ(error.bytes_wanted(), std::uint64_t{3} << 20);
+  }
+  try {
+    ring.reserve(1, std::uint64_t{9} << 20);
+    FAIL() << "nothing thrown";
+  } catch (const NoMemoryLeft&) {
+    FAIL() << "waiting would not help";
+  } catch (const c10::Error&) {
+  }
+}
+
 TEST(SlotRing, SendsWorkersHomeThatAreNotWantedAnyMore) {
   Ring ring(2);
   ring.header().target_workers = 1;

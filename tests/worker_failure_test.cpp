@@ -277,8 +277,7 @@ TEST(WorkerFailure, WorkersOutliveTheThreadThatMadeTheLoader) {
 
 TEST(WorkerFailure, ASignalToTheWholeGroupReachesTheTrainerOnly) {
   auto loader = make_data_loader<Sequential>(index_dataset(1000), DataLoaderOptions(10).num_workers(2));
-  auto iterator = loader->begin();
-  ++iterator;
+  one_epoch(*loader);
   const auto server = testing::children_of(::getpid());
   ASSERT_EQ(server.size(), 1U);
   for (const pid_t worker : testing::children_of(server[0])) {
@@ -392,11 +391,12 @@ TEST(WorkerFailure, TellsInsteadOfEndingTheEpochWhenNoSlotIsLeft) {
     kept.push_back(*iterator);
   }
   *stop = 1;
+  iterator = loader->end();
   EXPECT_THROW(
       {
         for (int epoch = 0; epoch < 4; ++epoch) {
-          iterator = loader->begin();
-          iterator == loader->end();
+          auto next = loader->begin();
+          next == loader->end();
         }
       },
       WorkerError);

@@ -35,8 +35,14 @@ std::uint32_t most_leases(const FullDataLoaderOptions& options) {
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
   // Threads need the slots' words, not their memory.
   const std::uint64_t budget = options.worker_mode == WorkerMode::kThread ? 0 : options.shared_memory_budget;
-  return std::make_shared<LeasedRing>(static_cast<std::uint32_t>(options.max_jobs) + most_leases(options), budget,
-                                      spins_for(options.workers));
+  auto ring = std::make_shared<LeasedRing>(static_cast<std::uint32_t>(options.max_jobs) + most_leases(options), budget,
+                                           spins_for(options.workers));
+  if (options.pin_memory && options.worker_mode == WorkerMode::kProcess) {
+    if (const auto driver = find_host_memory_driver()) {
+      ring->pinned.emplace(*driver);
+    }
+  }
+  return ring;
 }
 
 // ---- Result ----
@@ -67,7 +73,7 @@ Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing>
       telemetry_(telemetry),
       shared_(std::move(ring)),
       ring_(shared_->ring),
-      memory_(ring_, /*gives_back=*/true),
+      memory_(ring_, /*gives_back=*/!shared_->pinned),
       most_leases_(most_leases(options)) {
   ring_.header().target_workers.store(static_cast<std::uint32_t>(options.workers), std::memory_order_relaxed);
   const WorkerJob job{
@@ -100,6 +106,12 @@ bool Engine::counts_unfinished_only() const noexcept {
   return options_.enforce_ordering && !in_flight_.empty() && !ring_.has_result(in_flight_.front());
 }
 
+/// Requests in flight that have a result.
+std::size_t Engine::finished() const noexcept {
+  return static_cast<std::size_t>(std::count_if(in_flight_.begin(), in_flight_.end(),
+                                                [this](std::uint32_t index) { return ring_.has_result(index); }));
+}
+
 std::optional<std::uint32_t> Engine::find_slot() noexcept {
   if (held_ != 0) {
     return std::nullopt;
@@ -108,15 +120,16 @@ std::optional<std::uint32_t> Engine::find_slot() noexcept {
     if (!counts_unfinished_only()) {
       return std::nullopt;
     }
-    const auto finished = std::count_if(in_flight_.begin(), in_flight_.end(),
-                                        [this](std::uint32_t index) { return ring_.has_result(index); });
-    if (in_flight_.size() - static_cast<std::size_t>(finished) >= options_.max_jobs) {
+    if (in_flight_.size() - finished() >= options_.max_jobs) {
       return std::nullopt;
     }
   }
   const auto index = ring_.find_free(first_ticket_);
-  if (index && !memory_.fits_one_more() && !in_flight_.empty()) {
-    return std::nullopt;
+  if (index) {
+    if (!memory_.fits_one_more() && !in_flight_.empty()) {
+      return std::nullopt;
+    }
+    memory_.trim(*index);
   }
   return index;
 }
@@ -184,7 +197,7 @@ std::optional<std::size_t> Engine::find_result() const noexcept {
   return std::nullopt;
 }
 
-std::size_t Engine::wait_for_result() {
+std::size_t Engine::wait_for_result(const std::function<bool()>& refill) {
   post_held();
   if (const auto position = find_result()) {
     return *position;
@@ -200,9 +213,13 @@ std::size_t Engine::wait_for_result() {
       }
       patience = std::min(patience, std::chrono::nanoseconds(left));
     }
-    // In order the front is waited for, unless that is held until another one is done.
-    const bool front_only = options_.enforce_ordering && ring_.word(in_flight_.front()).state != SlotState::kHeld;
-    ring_.wait_for_result(front_only ? std::optional(in_flight_.front()) : std::nullopt, first_ticket_, patience);
+    // In order it is the front that is waited for, but others' results free workers for requests that are left.
+    const bool others_matter = held_ != 0 || (refill() && ring_.has_free());
+    if (options_.enforce_ordering && !others_matter) {
+      ring_.wait_for_result(in_flight_.front(), first_ticket_, patience);
+    } else {
+      ring_.wait_for_result(std::nullopt, first_ticket_, patience, finished());
+    }
     post_held();
     if (const auto position = find_result()) {
       telemetry_.waited(begin, ring_.slot(in_flight_[*position]).id);
@@ -233,7 +250,7 @@ bool Engine::put_off(std::size_t position) noexcept {
 
 /// Drops a result and keeps its request, with no more memory than that takes.
 void Engine::hold(std::uint32_t index) noexcept {
-  ring_.shrink(index, ring_.slot(index).request.end);
+  memory_.shrink(index, ring_.slot(index).request.end);
   ring_.hold(index);
   ++held_;
 }
@@ -277,13 +294,16 @@ Lease* Engine::lease(std::uint32_t index) {
     ++telemetry_.stats().copied_batches;
     return nullptr;
   }
+  if (shared_->pinned) {
+    shared_->pinned->pin(index, ring_.payload(index), ring_.charged_bytes(index));
+  }
   return new Lease(shared_, index);
 }
 
-Engine::Result Engine::next() {
-  std::size_t position = wait_for_result();
+Engine::Result Engine::next(const std::function<bool()>& refill) {
+  std::size_t position = wait_for_result(refill);
   while (put_off(position)) {
-    position = wait_for_result();
+    position = wait_for_result(refill);
   }
   const std::uint32_t index = in_flight_[position];
   in_flight_.erase(in_flight_.begin() + static_cast<std::ptrdiff_t>(position));

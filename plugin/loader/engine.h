@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -85,8 +86,9 @@ class Engine {
 
   /// Waits for the next result: the oldest request's with enforce_ordering, else any. One must be in flight.
   /// Throws the batch's own exception if it failed (the next call goes on with the next batch), and WorkerError on
-  /// time-out and when no worker is left (the request stays in flight).
-  Result next();
+  /// time-out and when no worker is left (the request stays in flight). While it waits it calls `refill`, which posts
+  /// what it can and says whether it would post more if it could.
+  Result next(const std::function<bool()>& refill);
 
   // ---- Workers ----
 
@@ -100,7 +102,8 @@ class Engine {
  private:
   bool counts_unfinished_only() const noexcept;
   std::optional<std::size_t> find_result() const noexcept;
-  std::size_t wait_for_result();
+  std::size_t finished() const noexcept;
+  std::size_t wait_for_result(const std::function<bool()>& refill);
   bool put_off(std::size_t position) noexcept;
   void hold(std::uint32_t index) noexcept;
   void post_held() noexcept;

@@ -3,6 +3,7 @@
 #include <torchfeed/plugin/loader/process_setup.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cpu_affinity.h>
+#include <torchfeed/plugin/threading/worker_thread.h>
 
 #include <poll.h>
 #include <pthread.h>
@@ -85,6 +86,7 @@ ForkServer::ForkServer(const WorkerJob& job, std::uint32_t max_restarts) : ring_
   flush_standard_streams();
   int error = 0;
   {
+    threading::prepare_compute_alone();
     const BlockSignals blocked;
     const threading::SingleThreadedBlasScope blas;
     pid_ = ::fork();

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <torchfeed/plugin/loader/fork_depth.h>
+#include <torchfeed/plugin/loader/pinned_slots.h>
 #include <torchfeed/plugin/loader/slot_ring.h>
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace torchfeed::loader {
@@ -16,6 +18,7 @@ struct LeasedRing {
       : ring(slot_count, budget_bytes, spins) {}
 
   SlotRing ring;
+  std::optional<PinnedSlots> pinned;  // ends before the memory does
   std::atomic<std::uint32_t> leased{0};
   const std::uint32_t owner_depth = fork_depth();
 };

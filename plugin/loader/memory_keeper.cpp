@@ -20,13 +20,16 @@ void MemoryKeeper::saw(std::uint64_t bytes) noexcept {
   }
   seen_ = 0;
   largest_before_ = std::exchange(largest_, bytes);
-  if (!gives_back_) {
-    return;
-  }
   for (std::uint32_t i = 0; i < ring_.size(); ++i) {
-    if (ring_.charged_bytes(i) > 2 * largest() + kSlackBytes && ring_.word(i).state == SlotState::kFree) {
-      ring_.shrink(i, largest());
+    if (ring_.word(i).state == SlotState::kFree) {
+      trim(i);
     }
+  }
+}
+
+void MemoryKeeper::trim(std::uint32_t index) noexcept {
+  if (ring_.charged_bytes(index) > 2 * largest() + kSlackBytes) {
+    shrink(index, largest());
   }
 }
 
@@ -82,11 +85,17 @@ bool MemoryKeeper::fits_one_more_beside(std::uint32_t index) const noexcept {
   return kept + largest() <= ring_.header().budget_bytes;
 }
 
+void MemoryKeeper::shrink(std::uint32_t index, std::uint64_t bytes) noexcept {
+  if (gives_back_) {
+    ring_.shrink(index, bytes);
+  }
+}
+
 bool MemoryKeeper::give_back_all() noexcept {
   bool any = false;
-  for (std::uint32_t i = 0; i < ring_.size(); ++i) {
+  for (std::uint32_t i = 0; gives_back_ && i < ring_.size(); ++i) {
     if (ring_.charged_bytes(i) != 0 && ring_.word(i).state == SlotState::kFree) {
-      ring_.shrink(i, 0);
+      shrink(i, 0);
       any = true;
     }
   }

@@ -13,9 +13,11 @@ class MemoryKeeper {
   /// `gives_back`: whether slots may shrink (not while a GPU driver has them pinned).
   MemoryKeeper(SlotRing& ring, bool gives_back) : ring_(ring), gives_back_(gives_back) {}
 
-  /// A batch took, or wanted, so many bytes of its slot. Now and then gives back what free slots have too much,
-  /// measured by the largest batch of late.
+  /// A batch took, or wanted, so many bytes of its slot. Now and then trims free slots.
   void saw(std::uint64_t bytes) noexcept;
+
+  /// Gives back what a free slot has far beyond the largest batch of late.
+  void trim(std::uint32_t index) noexcept;
 
   /// Whether one more batch, as large as the largest of late, fits beside those that are under way or kept. Free slots
   /// give up their memory if that makes it fit.
@@ -23,6 +25,9 @@ class MemoryKeeper {
 
   /// Whether the same holds when slot `index`, done, is kept for long.
   bool fits_one_more_beside(std::uint32_t index) const noexcept;
+
+  /// Takes what a slot of the trainer's has beyond `bytes`.
+  void shrink(std::uint32_t index, std::uint64_t bytes) noexcept;
 
   /// Takes all memory from free slots. Whether there was any.
   bool give_back_all() noexcept;

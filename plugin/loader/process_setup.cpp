@@ -1,5 +1,7 @@
 #include <torchfeed/plugin/loader/process_setup.h>
 
+#include <torchfeed/plugin/threading/worker_thread.h>
+
 #include <ATen/Parallel.h>
 
 #include <sys/prctl.h>
@@ -38,7 +40,9 @@ void enter_server_process(const sigset_t& mask) noexcept {
   ::signal(SIGCHLD, SIG_DFL);  // ignored, the kernel would reap workers itself
   ::prctl(PR_SET_NAME, "feed-server");
   try {
-    at::set_num_threads(1);
+    if (!threading::compute_on_this_thread_alone()) {
+      at::set_num_threads(1);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "torchfeed: worker processes keep their number of threads: %s\n", error.what());
   }

@@ -231,7 +231,8 @@ bool SlotRing::cancel(std::uint32_t index) noexcept {
   return words_[index].compare_exchange_strong(packed, next.pack(), std::memory_order_acq_rel);
 }
 
-bool SlotRing::any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket) const noexcept {
+bool SlotRing::any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
+                          std::size_t known) const noexcept {
   // SYNC(await): these loads come after `awaited` was stored; word() alone would be acquire only.
   const auto has = [this](std::uint32_t i, std::uint64_t ticket) {
     const auto word = SlotWord::unpack(words_[i].load(std::memory_order_seq_cst));
@@ -240,8 +241,16 @@ bool SlotRing::any_result(std::optional<std::uint32_t> index, std::uint64_t firs
   if (index) {
     return has(*index, 0);
   }
+  std::size_t results = 0;
+  for (std::uint32_t i = 0; i < size() && results <= known; ++i) {
+    results += has(i, first_ticket) ? 1 : 0;
+  }
+  return results > known;
+}
+
+bool SlotRing::has_free() const noexcept {
   for (std::uint32_t i = 0; i < size(); ++i) {
-    if (has(i, first_ticket)) {
+    if (word(i).state == SlotState::kFree) {
       return true;
     }
   }
@@ -249,9 +258,9 @@ bool SlotRing::any_result(std::optional<std::uint32_t> index, std::uint64_t firs
 }
 
 void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
-                               std::chrono::nanoseconds timeout) noexcept {
+                               std::chrono::nanoseconds timeout, std::size_t known) noexcept {
   for (std::uint32_t spin = 0; spin < header_->spins; ++spin) {
-    if (any_result(index, first_ticket)) {
+    if (any_result(index, first_ticket, known)) {
       return;
     }
     spin_pause();
@@ -259,7 +268,7 @@ void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t
   const std::uint32_t key = header_->trainer_wake.load(std::memory_order_acquire);
   const std::uint64_t wish = index ? word(*index).ticket + 1 : kAnyTicket;
   header_->awaited.store(wish, std::memory_order_seq_cst);  // SYNC(await): before any_result() reads the words
-  if (!any_result(index, first_ticket) && header_->broken.load(std::memory_order_acquire) == 0) {
+  if (!any_result(index, first_ticket, known) && header_->broken.load(std::memory_order_acquire) == 0) {
     futex_wait(header_->trainer_wake, key, timeout);
   }
   header_->awaited.store(kNobody, std::memory_order_relaxed);

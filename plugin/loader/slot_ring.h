@@ -185,10 +185,11 @@ class SlotRing {
     const auto state = word(index).state;
     return state == SlotState::kDone || state == SlotState::kFailed;
   }
-  /// Sleeps until slot `index` has a result (if none is named: any slot with a ticket of at least `first_ticket`), or
-  /// something else is worth a look, or `timeout` is over.
-  void wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
-                       std::chrono::nanoseconds timeout) noexcept;
+  /// Sleeps until slot `index` has a result (if none is named: until more than `known` slots with a ticket of at least
+  /// `first_ticket` have one), or something else is worth a look, or `timeout` is over.
+  void wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket, std::chrono::nanoseconds timeout,
+                       std::size_t known = 0) noexcept;
+  bool has_free() const noexcept;
   /// Sleeps while workers are alive, until one ends or `timeout` is over.
   void wait_for_workers_to_leave(std::chrono::nanoseconds timeout) noexcept;
   /// done -> leased.
@@ -216,7 +217,7 @@ class SlotRing {
   void wake_trainer() noexcept;
 
  private:
-  bool any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket) const noexcept;
+  bool any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket, std::size_t known) const noexcept;
   bool charge(std::uint32_t index, std::uint64_t bytes) noexcept;
   std::optional<std::uint32_t> claim(std::uint32_t worker) noexcept;
   void post_word(std::uint32_t index, std::uint64_t ticket) noexcept;

@@ -4,7 +4,12 @@
 #include <link.h>
 #include <unistd.h>
 
+#include <c10/util/Exception.h>
+
+#include <future>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace torchfeed::threading {
@@ -63,6 +68,23 @@ const Blas& blas() {
   return found;
 }
 
+/// Whether the system starts so many threads now: a limit of processes or of memory may stand against it.
+bool can_start_threads(int count) {
+  std::vector<std::thread> threads;
+  std::promise<void> end;
+  const std::shared_future<void> ended = end.get_future().share();
+  bool all = true;
+  try {
+    threads.reserve(static_cast<std::size_t>(count));
+    for (int i = 0; i < count; ++i) threads.emplace_back([ended] { ended.wait(); });
+  } catch (const std::system_error&) {
+    all = false;
+  }
+  end.set_value();
+  for (std::thread& thread : threads) thread.join();
+  return all;
+}
+
 }  // namespace
 
 BlasLibrary blas_library() { return blas().library; }
@@ -105,7 +127,13 @@ SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
 }
 
 SingleThreadedBlasScope::~SingleThreadedBlasScope() {
-  if (previous_ > 0 && getpid() == owner_) blas().set(previous_);
+  if (previous_ == 0 || getpid() != owner_) return;
+  // OpenBLAS answers a thread that it cannot start with SIGINT.
+  if (can_start_threads(previous_ - 1)) {
+    blas().set(previous_);
+  } else {
+    TORCH_WARN("torchfeed: the system starts no ", previous_ - 1, " more threads: BLAS goes on with one thread");
+  }
 }
 
 }  // namespace torchfeed::threading

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -19,5 +20,17 @@ struct CpuQuota {
 /// `root` is put before /proc and before every mount point, so that a made-up tree can be read. Throws nothing but
 /// std::bad_alloc.
 std::optional<CpuQuota> read_cpu_quota(const std::filesystem::path& root = "/");
+
+/// Memory that this process may still take before a limit on it or on an ancestor is met.
+struct MemoryRoom {
+  std::uint64_t bytes = 0;
+  /// The file that sets the limit.
+  std::string source;
+};
+
+/// The least room over this process's cgroup and every ancestor that it can see, v1 (memory.limit_in_bytes) and v2
+/// (memory.max): limit less usage, where file cache that the kernel can drop counts as free. Empty without a limit.
+/// `root` as above.
+std::optional<MemoryRoom> read_memory_room(const std::filesystem::path& root = "/");
 
 }  // namespace torchfeed::threading
