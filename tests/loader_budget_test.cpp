@@ -175,8 +175,7 @@ TEST(LoaderBudget, IsEnoughForBatchesOfAQuarterOfItWithOneWorker) {
   }
 }
 
-// Batches that alone are within the budget, but not together, fail today instead of waiting for each other.
-TEST(LoaderBudget, DISABLED_IsEnoughForEveryBatchThatIsWithinIt) {
+TEST(LoaderBudget, IsEnoughForEveryBatchThatIsWithinIt) {
   for (std::uint64_t seed = 1; seed <= kBudgetCases; ++seed) {
     BudgetCase c = random_budget_case(seed, 1.0);
     c.kept = 0;
@@ -205,8 +204,8 @@ TEST(LoaderBudget, BoundsAndDoesNotStallALoopThatHoldsEveryBatch) {
   EXPECT_EQ(hold_every_batch(1000, 32 * 1024, 2 * kMiB), 1000 * 32 * 1024U);
 }
 
-// Batches that are held take the whole budget before the loader has run out of leases, and so before it copies.
-TEST(LoaderBudget, DISABLED_BoundsAndDoesNotStallALoopThatHoldsEveryLargeBatch) {
+// The held batches would take the whole budget before the loader has run out of leases.
+TEST(LoaderBudget, BoundsAndDoesNotStallALoopThatHoldsEveryLargeBatch) {
   EXPECT_EQ(hold_every_batch(50, kMiB / 2, 2 * kMiB), 50 * kMiB / 2);
 }
 
@@ -226,6 +225,49 @@ TEST(LoaderBudget, TakesBatchesOfHundredsOfMegabytes) {
     ++seen;
   }
   EXPECT_EQ(seen, 3U);
+}
+
+TEST(LoaderBudget, IsGivenBackWhenBatchesAreSmallAgain) {
+  std::vector<std::size_t> sizes(1000, 4096);
+  std::fill_n(sizes.begin(), 4, 32 * kMiB);
+  auto loader = make_data_loader<Sequential>(sized_dataset(sizes),
+                                             DataLoaderOptions(1).num_workers(2).shared_memory_budget(1024 * kMiB));
+  std::size_t peak = 0;
+  for (auto& batch : *loader) {
+    static_cast<void>(batch);
+    peak = std::max(peak, memory_used());
+  }
+  EXPECT_GT(peak, 32 * kMiB);
+  EXPECT_LT(memory_used(), 8 * kMiB);
+}
+
+TEST(LoaderBudget, ABatchBeyondTheBudgetIsAnErrorWithBothSizesAndTheNextOnesArrive) {
+  std::vector<std::size_t> sizes(10, kMiB);
+  sizes[4] = 40 * kMiB;
+  for (const std::int64_t workers : {1, 2}) {
+    auto loader = make_data_loader<Sequential>(
+        sized_dataset(sizes), DataLoaderOptions(1).num_workers(workers).shared_memory_budget(8 * kMiB));
+    std::vector<std::size_t> seen;
+    std::string message;
+    auto iterator = loader->begin();
+    for (int i = 0; i < 10; ++i) {
+      try {
+        if (i > 0) {
+          ++iterator;
+        }
+        seen.push_back(0);
+        while (seen.back() < 10 && !holds_stamp(*iterator, sizes[seen.back()], seen.back())) {
+          ++seen.back();
+        }
+      } catch (const c10::Error& error) {
+        message = error.what_without_backtrace();
+      }
+    }
+    EXPECT_EQ(seen, (std::vector<std::size_t>{0, 1, 2, 3, 5, 6, 7, 8, 9}));
+    EXPECT_THAT(message, ::testing::HasSubstr("batch 4, indices [4]"));
+    EXPECT_THAT(message, ::testing::HasSubstr("expected at most 8388608 bytes"));
+    EXPECT_THAT(message, ::testing::HasSubstr("41943"));
+  }
 }
 
 }  // namespace

@@ -125,9 +125,9 @@ TEST_F(LoaderProcessLimit, ThatKeepsSomeWorkersFromStartingLeavesTheOthersToWork
   EXPECT_EQ(outcome_with_threads(6, false), "works");
 }
 
-// Today OpenBLAS raises SIGINT in the trainer when it cannot have back the threads that it had before the fork, and a
-// fork server waits for ever in at::set_num_threads for a thread that could not be started, whoever else dies.
-TEST_F(LoaderProcessLimit, DISABLED_IsAnErrorToATrainerWithThreadPoolsToo) {
+// OpenBLAS raises SIGINT in a trainer that cannot have back the threads that it had before the fork, and
+// at::set_num_threads waits for ever in a fork server whose threads could not be started: neither may be met.
+TEST_F(LoaderProcessLimit, IsAnErrorToATrainerWithThreadPoolsToo) {
   for (const rlim_t threads : {1, 2, 3, 4, 5, 6}) {
     EXPECT_THAT(outcome_with_threads(threads, true),
                 AnyOf("works", StartsWith("std::system_error: "), StartsWith("WorkerError: torchfeed: ")))

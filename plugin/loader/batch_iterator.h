@@ -26,6 +26,7 @@ class BatchIterator final : public torch::data::detail::ValidIterator<Batch> {
       TORCH_CHECK(this->batch_.has_value(), "Attempted to increment iterator past the end");
     }
     fetch();
+    this->initialized_ = true;
   }
 
   Batch& get() override {
@@ -42,8 +43,8 @@ class BatchIterator final : public torch::data::detail::ValidIterator<Batch> {
  private:
   void initialize() const {
     if (!this->initialized_) {
-      this->initialized_ = true;
       fetch();
+      this->initialized_ = true;
     }
   }
 

@@ -121,7 +121,8 @@ bool set_blas_num_threads(int count) {
 SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
   if (blas().library != BlasLibrary::kOpenBlas && blas().library != BlasLibrary::kMkl) return;
   const int count = blas().get();
-  if (count == 1) return;
+  // Where a fork has ended the pool, setting a count starts it: see the destructor.
+  if (count == 1 || !can_start_threads(count - 1)) return;
   previous_ = count;
   blas().set(1);
 }

@@ -1,0 +1,66 @@
+// Slots that are registered with a GPU's driver, here a made-up one.
+#include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/loader/pinned_slots.h>
+
+#include "support/loader_datasets.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace torchfeed {
+namespace {
+
+using testing::Sequential;
+
+/// What a driver was asked, in order: +bytes and -bytes.
+std::vector<std::int64_t> asked;
+std::int64_t registered_bytes = 0;
+
+TEST(PinnedSlots, RegistersASlotOnceForEachSizeThatItGrowsTo) {
+  asked.clear();
+  const loader::HostMemoryDriver driver{[](void*, std::size_t bytes, unsigned) {
+                                          asked.push_back(registered_bytes = static_cast<std::int64_t>(bytes));
+                                          return 0;
+                                        },
+                                        [](void*) {
+                                          asked.push_back(-registered_bytes);
+                                          return 0;
+                                        }};
+  char memory[64];
+  {
+    loader::PinnedSlots slots(driver);
+    slots.pin(3, memory, 16);
+    slots.pin(3, memory, 16);
+    slots.pin(3, memory, 8);
+    slots.pin(3, memory, 32);
+  }
+  EXPECT_EQ(asked, (std::vector<std::int64_t>{16, -16, 32, -32}));
+}
+
+TEST(PinnedSlots, LeaveOrdinaryMemoryWhereTheDriverRefuses) {
+  asked.clear();
+  const loader::HostMemoryDriver driver{[](void*, std::size_t, unsigned) { return 2; },
+                                        [](void*) {
+                                          asked.push_back(0);
+                                          return 0;
+                                        }};
+  char memory[8];
+  { loader::PinnedSlots(driver).pin(0, memory, 8); }
+  EXPECT_TRUE(asked.empty()) << "nothing to take back";
+}
+
+TEST(PinnedSlots, NeedAGpuAndDoNothingWithoutOne) {
+  if (at::hasCUDA()) {
+    GTEST_SKIP() << "there is a GPU";
+  }
+  auto loader =
+      make_data_loader<Sequential>(testing::index_dataset(100), DataLoaderOptions(10).num_workers(2).pin_memory(true));
+  EXPECT_EQ(testing::one_epoch_of_indices(*loader), testing::counting(100));
+}
+
+}  // namespace
+}  // namespace torchfeed
