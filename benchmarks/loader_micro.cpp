@@ -10,9 +10,16 @@
 
 #include <benchmark/benchmark.h>
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace {
@@ -100,6 +107,94 @@ void epoch_turnaround(benchmark::State& state) {
   }
 }
 BENCHMARK(epoch_turnaround)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
+/// The trainer's own time a batch (the CPU column), whatever the batch's size: workers only take memory, so that they
+/// keep ahead.
+class Untouched : public torch::data::datasets::BatchDataset<Untouched, at::Tensor, std::vector<std::size_t>> {
+ public:
+  explicit Untouched(std::int64_t bytes) : bytes_(bytes) {}
+  at::Tensor get_batch(std::vector<std::size_t> /*indices*/) override { return feed::empty_batch({bytes_}, at::kByte); }
+  torch::optional<std::size_t> size() const override { return std::size_t{1} << 40; }
+
+ private:
+  std::int64_t bytes_;
+};
+
+void consumer_cost(benchmark::State& state) {
+  auto loader = feed::make_data_loader<Sampler>(Untouched(state.range(0)),
+                                                feed::DataLoaderOptions(kBatch).num_workers(1).prefetch_factor(8));
+  auto iterator = loader->begin();
+  for (auto _ : state) {
+    benchmark::DoNotOptimize((*iterator).data_ptr());
+    ++iterator;
+  }
+}
+BENCHMARK(consumer_cost)->RangeMultiplier(16)->Range(std::int64_t{4} << 10, std::int64_t{32} << 20)->UseRealTime();
+
+/// From make_data_loader to the first batch, beside 1 GB of heap that is in use.
+void first_batch_with_heap(benchmark::State& state) {
+  const std::vector<char> heap(std::size_t{1} << 30, 'x');
+  benchmark::DoNotOptimize(heap.data());
+  first_batch(state);
+}
+BENCHMARK(first_batch_with_heap)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+/// Bytes of a process's proportional set (proc(5), smaps) that are not batches.
+double proportional_set(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/smaps");
+  double kibibytes = 0;
+  bool counted = true;
+  for (std::string line; std::getline(file, line);) {
+    if (line.find('-') < line.find(' ')) {
+      counted = line.find("memfd:torchfeed") == std::string::npos;
+    } else if (counted && line.rfind("Pss:", 0) == 0) {
+      kibibytes += std::stod(line.substr(4));
+    }
+  }
+  return kibibytes * 1024;
+}
+
+std::vector<pid_t> children_of(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
+  return {std::istream_iterator<pid_t>(file), {}};
+}
+
+std::size_t descriptors() {
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
+}
+
+/// What fork server and workers add to the memory of the trainer, which has 1 GB of data, and to its descriptors, over
+/// 100,000 batches. Not a time.
+void memory_of_workers(benchmark::State& state) {
+  const std::vector<char> heap(std::size_t{1} << 30, 'x');
+  benchmark::DoNotOptimize(heap.data());
+  const Windows dataset;
+  const auto workers = static_cast<int>(state.range(0));
+  for (auto _ : state) {
+    const double before = proportional_set(::getpid());
+    const std::size_t descriptors_before = descriptors();
+    auto loader = feed::make_data_loader<Sampler>(dataset, feed::DataLoaderOptions(kBatch).num_workers(workers));
+    std::size_t descriptors_at_first = 0;
+    for (int batches = 0; batches < 100'000;) {
+      for (auto& batch : *loader) {
+        benchmark::DoNotOptimize(batch.data_ptr());
+        descriptors_at_first = batches == 0 ? descriptors() : descriptors_at_first;
+        ++batches;
+      }
+    }
+    double after = proportional_set(::getpid());
+    for (const pid_t server : children_of(::getpid())) {
+      after += proportional_set(server);
+      for (const pid_t worker : children_of(server)) {
+        after += proportional_set(worker);
+      }
+    }
+    state.counters["MB_a_worker"] = (after - before) / 1e6 / workers;
+    state.counters["descriptors"] = static_cast<double>(descriptors() - descriptors_before);
+    state.counters["more_after_100k"] = static_cast<double>(descriptors() - descriptors_at_first);
+  }
+}
+BENCHMARK(memory_of_workers)->Arg(1)->Arg(2)->Iterations(1)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace
 
