@@ -84,7 +84,7 @@ class DataLoader {
                 "Attempted to get a new DataLoader iterator while another iterator is not yet exhausted");
     ++generation_;
     if (engine_) {
-      engine_->cancel(kStream ? &streams_ : nullptr);
+      engine_->cancel(kStream && !shares_dataset() ? &streams_ : nullptr);
       engine_->call_workers();
     }
     if (!std::exchange(resuming_, false)) {
@@ -118,8 +118,7 @@ class DataLoader {
   void join() {
     ++generation_;
     if (engine_ && !joined_) {
-      const LoaderState now = state();  // what was in flight must not be lost to it
-      resumed_.assign(now.pending.begin(), now.pending.end());
+      keep_requests();
       telemetry_.stats() = engine_->stats();
       telemetry_.stats().workers = 0;
       engine_.reset();
@@ -143,6 +142,9 @@ class DataLoader {
     state.epoch = epoch_;
     state.batch = batch_;
     state.in_epoch = in_epoch_ || resuming_;
+    TORCH_CHECK(!lost_requests_,
+                "torchfeed: state(): join() was called while batches were in flight whose requests cannot be saved: "
+                "specialise torchfeed::BatchCodec<T> for their type");
     if (engine_ && !resuming_) {
       for (const std::uint32_t slot : engine_->in_flight()) {
         state.pending.push_back(maker_->save_request(slot));
@@ -215,6 +217,22 @@ class DataLoader {
     }
   }
 
+  /// Before the engine goes: what is in flight must not be lost to a later state().
+  void keep_requests() {
+    if (resuming_) {
+      return;
+    }
+    std::deque<LoaderState::Request> requests;
+    for (const std::uint32_t slot : engine_->in_flight()) {
+      if constexpr (Sendable<BatchRequestType>) {
+        requests.push_back(maker_->save_request(slot));
+      } else {
+        lost_requests_ = true;
+      }
+    }
+    resumed_.insert(resumed_.begin(), requests.begin(), requests.end());
+  }
+
   void check_usable() const {
     TORCH_CHECK(!joined_, "torchfeed: this loader's workers have gone: join() was called");
     if (engine_) {
@@ -242,6 +260,10 @@ class DataLoader {
 
   loader::Workplace workplace() const noexcept {
     return engine_ ? loader::Workplace::kWorkerThread : loader::Workplace::kTrainer;
+  }
+
+  std::uint64_t samples_asked(const BatchRequestType& request) const {
+    return loader::samples_asked<Dataset>(request, options_.batch_size);
   }
 
   /// What to ask for next, and under which number.
@@ -274,7 +296,7 @@ class DataLoader {
     if constexpr (kStream) {
       batch_ = turn->batch;
       position = turn->position;
-      streams_.ask(turn->shard, static_cast<std::size_t>(*request));
+      streams_.ask(turn->shard, samples_asked(*request));
     }
     return Request{batch_++, position, std::move(*request)};
   }
@@ -381,7 +403,7 @@ class DataLoader {
     const auto begin = std::chrono::steady_clock::now();
     if constexpr (kStream) {
       shard_.catch_up(id, {next.position, options_.batch_size, 0, 1}, loader::Workplace::kTrainer);
-      shard_.advance(static_cast<std::size_t>(next.request));
+      shard_.advance(samples_asked(next.request));
     }
     std::optional<BatchType> batch;
     {
@@ -417,6 +439,7 @@ class DataLoader {
   bool exhausted_ = false;   // the sampler has no more
   bool resuming_ = false;    // the next begin() goes on
   bool joined_ = false;
+  bool lost_requests_ = false;    // join() could not keep them for state()
   std::uint64_t generation_ = 0;  // of the iterator that is alive
   std::weak_ptr<char> iterator_;  // whether it is
   std::deque<LoaderState::Request> resumed_;

@@ -21,7 +21,8 @@ struct WorkerInfo {
   WorkerMode mode = WorkerMode::kProcess;
 };
 
-/// In a worker, its number and its loader's settings; nullopt in the trainer (also with num_workers(0)).
+/// In a worker, its number and its loader's settings; nullopt in the trainer (also with num_workers(0)). Threads that a
+/// dataset starts in a worker process belong to that worker.
 std::optional<WorkerInfo> worker_info();
 
 /// The random generator of the batch that is being made, seeded by (seed, epoch, batch): its numbers are the

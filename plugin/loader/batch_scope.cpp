@@ -37,6 +37,9 @@ std::optional<WorkerInfo>& current_worker() {
   return info;
 }
 
+/// Of a worker process, for threads that the dataset starts there. Written once, before any of them is.
+std::optional<WorkerInfo> process_worker;
+
 at::CPUGeneratorImpl* default_generator() {
   return static_cast<at::CPUGeneratorImpl*>(at::detail::getDefaultCPUGenerator().unsafeGetGeneratorImpl());
 }
@@ -98,11 +101,19 @@ BatchScope::~BatchScope() {
   }
 }
 
-void set_worker_info(const WorkerInfo& info) { current_worker() = info; }
+void set_worker_info(const WorkerInfo& info) {
+  current_worker() = info;
+  if (info.mode == WorkerMode::kProcess && !process_worker) {
+    process_worker = info;
+  }
+}
 
 }  // namespace loader
 
-std::optional<WorkerInfo> worker_info() { return loader::current_worker(); }
+std::optional<WorkerInfo> worker_info() {
+  const auto& info = loader::current_worker();
+  return info ? info : loader::process_worker;
+}
 
 at::Generator generator() {
   auto& batch = loader::current_batch();

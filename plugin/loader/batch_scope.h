@@ -33,7 +33,7 @@ class BatchScope {
   at::RecordFunction span_{at::RecordScope::USER_SCOPE};
 };
 
-/// Makes this thread a worker in the eyes of worker_info().
+/// Makes this thread a worker in the eyes of worker_info(), and in a worker process those that it starts.
 void set_worker_info(const WorkerInfo& info);
 
 }  // namespace torchfeed::loader

@@ -20,6 +20,16 @@ namespace torchfeed::loader {
 template <typename Dataset, typename Request>
 inline constexpr bool kIsStream = Dataset::is_stateful || std::is_same_v<Request, torch::data::samplers::BatchSize>;
 
+/// How many samples a stream's request asks for. Stateful datasets are asked for batches of one size.
+template <typename Dataset, typename Request>
+std::uint64_t samples_asked(const Request& request, std::uint64_t batch_size) {
+  if constexpr (Dataset::is_stateful) {
+    return batch_size;
+  } else {
+    return request.size();
+  }
+}
+
 /// Where in a stream a batch begins.
 struct StreamPlace {
   std::uint64_t position = 0;    ///< samples that the shard has been asked for before, in this epoch if it is stateful
@@ -52,6 +62,8 @@ class DatasetShard {
         epoch_ = id.epoch - 1;  // load_state() went back
       }
       for (; epoch_ < id.epoch; ++epoch_) {
+        // What a reset draws is the same wherever it runs: parts of a shuffled stream have to fit together.
+        const BatchScope scope({id.seed, epoch_ + 1, kReset}, nullptr, workplace);
         dataset_.reset();
         position_ = 0;
       }
@@ -74,6 +86,9 @@ class DatasetShard {
   void forget_epoch() noexcept { epoch_ = 0; }
 
  private:
+  /// Stands for a batch's number where the epoch begins.
+  static constexpr std::uint64_t kReset = ~std::uint64_t{0};
+
   void make_and_drop(const BatchId& id, std::uint64_t size, Workplace workplace) {
     const BatchScope scope(id, nullptr, workplace);
     try {

@@ -33,7 +33,7 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     Request request = BatchCodec<Request>::decode(reader);
     if constexpr (kIsStream<Dataset, Request>) {
       shard_.catch_up(slot.id, {slot.position, batch_size_, slot.designated, workers_}, Workplace::kWorkerProcess);
-      shard_.advance(static_cast<std::size_t>(request));
+      shard_.advance(samples_asked<Dataset>(request, batch_size_));
     }
     SlotMemory memory(ring_, index);
     BatchArena arena(memory, slot.request.end);

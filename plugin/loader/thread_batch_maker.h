@@ -48,7 +48,7 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     Shard& shard = copies_.empty() ? shard_ : copies_[static_cast<std::size_t>(worker)];
     if constexpr (kIsStream<Dataset, Request> && !Dataset::is_stateful) {
       shard.catch_up(slot.id, {slot.position, batch_size_, slot.designated, workers_}, Workplace::kWorkerThread);
-      shard.advance(static_cast<std::size_t>(*cell.request));
+      shard.advance(samples_asked<Dataset>(*cell.request, batch_size_));
     }
     const BatchScope scope(slot.id, nullptr, Workplace::kWorkerThread);
     if constexpr (std::is_copy_constructible_v<Request>) {
