@@ -127,7 +127,7 @@ struct BatchCodec {
 
 /// Types that have a codec, as all that they are made of does.
 template <typename T>
-concept Sendable = !std::is_void_v<T> && !requires {
+concept Sendable = std::is_object_v<T> && !std::is_array_v<T> && !std::is_abstract_v<T> && !requires {
   typename BatchCodec<T>::Missing;
 };
 
@@ -192,7 +192,7 @@ struct BatchCodec<std::vector<T>> {
 };
 
 /// Examples without a target.
-template <typename Data>
+template <Sendable Data>
 struct BatchCodec<torch::data::Example<Data, torch::data::example::NoTarget>> {
   using Example = torch::data::Example<Data, torch::data::example::NoTarget>;
   static void encode(BatchWriter& writer, const Example& example) { BatchCodec<Data>::encode(writer, example.data); }

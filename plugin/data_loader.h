@@ -68,10 +68,16 @@ class DataLoader {
     if (options_.workers > 0) {
       auto ring = loader::make_ring(options_);
       maker_ = make_maker(ring->ring);
-      engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_);
+      engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_,
+                                                 /*needs_all_workers=*/kStream && !shares_dataset());
     }
   }
 
+  ~DataLoader() {
+    if (engine_ && !engine_->is_owner()) {
+      static_cast<void>(maker_.release());  // worker threads, which this fork has not, were in the middle of its cells
+    }
+  }
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
 
@@ -85,10 +91,14 @@ class DataLoader {
     ++generation_;
     if (engine_) {
       engine_->cancel(kStream && !shares_dataset() ? &streams_ : nullptr);
+      if (in_epoch_ && !options_.persistent_workers) {
+        engine_->send_workers_home();  // of an epoch that was left early
+      }
       engine_->call_workers();
     }
     if (!std::exchange(resuming_, false)) {
       resumed_.clear();
+      unposted_.reset();
       sampler_.reset();
       ++epoch_;
       batch_ = 0;
@@ -123,7 +133,7 @@ class DataLoader {
       telemetry_.stats().workers = 0;
       engine_.reset();
     }
-    joined_ = true;
+    joined_ = options_.workers > 0;
   }
 
   const FullDataLoaderOptions& options() const noexcept { return options_; }
@@ -132,10 +142,15 @@ class DataLoader {
 
   /// Where the loader is now: a loader that loads this goes on behind the batch that was handed out last.
   /// Not before that batch's place in a training loop is done with: between taking a batch and taking the next.
-  /// Throws c10::Error if batches are in flight whose requests have a type without BatchCodec.
+  /// Throws c10::Error if batches are in flight whose requests have a type without BatchCodec, and in mid-epoch of a
+  /// stateful dataset that several worker threads share, as nobody knows whose batch is which part of it.
   LoaderState state() const {
     if (engine_) {
       engine_->check_process();
+      TORCH_CHECK(!shares_dataset() || options_.workers == 1 || !in_epoch_,
+                  "torchfeed: state(): a stateful dataset's place in mid-epoch: expected 1 worker thread, worker "
+                  "processes or num_workers(0), got ",
+                  options_.workers, " worker threads that share it");
     }
     LoaderState state;
     state.seed = options_.seed;
@@ -149,6 +164,9 @@ class DataLoader {
       for (const std::uint32_t slot : engine_->in_flight()) {
         state.pending.push_back(maker_->save_request(slot));
       }
+    }
+    if (unposted_) {
+      state.pending.push_back(loader::save_request(unposted_->request, unposted_->batch, unposted_->position));
     }
     state.pending.insert(state.pending.end(), resumed_.begin(), resumed_.end());
     state.sampler = loader::save_sampler(sampler_);
@@ -177,8 +195,9 @@ class DataLoader {
     }
     if (kStream) {
       streams_.set_positions(state.positions);
-      shard_.forget_epoch();
+      shard_.rewind();
     }
+    unposted_.reset();
     options_.seed = state.seed;
     epoch_ = state.epoch;
     batch_ = state.batch;
@@ -230,6 +249,12 @@ class DataLoader {
         lost_requests_ = true;
       }
     }
+    if (unposted_) {
+      if constexpr (Sendable<BatchRequestType>) {
+        requests.push_back(loader::save_request(unposted_->request, unposted_->batch, unposted_->position));
+      }
+      unposted_.reset();
+    }
     resumed_.insert(resumed_.begin(), requests.begin(), requests.end());
   }
 
@@ -255,11 +280,7 @@ class DataLoader {
     }
     shard_.catch_up({options_.seed, epoch_, 0},
                     {static_cast<std::uint64_t>(std::max<std::int64_t>(position, 0)), options_.batch_size, 0, 1},
-                    workplace());
-  }
-
-  loader::Workplace workplace() const noexcept {
-    return engine_ ? loader::Workplace::kWorkerThread : loader::Workplace::kTrainer;
+                    loader::Workplace::kTrainer);
   }
 
   std::uint64_t samples_asked(const BatchRequestType& request) const {
@@ -302,7 +323,7 @@ class DataLoader {
   }
 
   /// Whether the epoch has requests that were not posted yet, as far as is known.
-  bool has_more() const { return !resumed_.empty() || !(exhausted_ || (kStream && streams_.ended())); }
+  bool has_more() const { return unposted_ || !resumed_.empty() || !(exhausted_ || (kStream && streams_.ended())); }
 
   /// Keeps the workers supplied.
   void prefetch() {
@@ -315,10 +336,22 @@ class DataLoader {
         maker_->load_request(*slot, resumed_.front());
         post(*slot, resumed_.front().batch, resumed_.front().position);
         resumed_.pop_front();
-      } else if (auto next = next_request()) {
-        maker_->put_request(*slot, std::move(next->request));
-        post(*slot, next->batch, next->position);
+      } else if (unposted_ || (unposted_ = next_request())) {
+        put_request(*slot, *unposted_);
+        post(*slot, unposted_->batch, unposted_->position);
+        unposted_.reset();
       }
+    }
+  }
+
+  void put_request(std::uint32_t slot, Request& next) {
+    try {
+      maker_->put_request(slot, next.request);
+    } catch (const loader::NoMemoryLeft&) {
+      throw;  // there will be some: it is posted then
+    } catch (...) {
+      unposted_.reset();
+      throw;
     }
   }
 
@@ -359,19 +392,24 @@ class DataLoader {
         engine_->wait_for_slot();
         prefetch_later();
       }
-      const auto result = engine_->next([this] {
-        prefetch_later();
-        return has_more() && !postponed_;
-      });
-      auto batch = maker_->take_batch(result.slot(), result.lease());
+      auto [id, batch] = take_next();
       if (!batch) {
-        streams_.end(static_cast<std::size_t>(result.id().batch % streams_.size()));
+        streams_.end(static_cast<std::size_t>(id.batch % streams_.size()));
       } else if (!is_dropped(*batch)) {
         prefetch_later();  // now, so that workers have it while the trainer trains
-        telemetry_.handed_out(result.id());
+        telemetry_.handed_out(id);
         return Optional<BatchType>(std::move(*batch));
       }
     }
+  }
+
+  /// The next batch from the workers; none at the end of a stateful dataset. Its slot is free if its tensors have none.
+  std::pair<loader::BatchId, std::optional<BatchType>> take_next() {
+    const auto result = engine_->next([this] {
+      prefetch_later();
+      return has_more() && !postponed_;
+    });
+    return {result.id(), maker_->take_batch(result.slot(), result.lease())};
   }
 
   Optional<BatchType> next_inline() {
@@ -439,9 +477,10 @@ class DataLoader {
   bool exhausted_ = false;   // the sampler has no more
   bool resuming_ = false;    // the next begin() goes on
   bool joined_ = false;
-  bool lost_requests_ = false;    // join() could not keep them for state()
-  std::uint64_t generation_ = 0;  // of the iterator that is alive
-  std::weak_ptr<char> iterator_;  // whether it is
+  bool lost_requests_ = false;       // join() could not keep them for state()
+  std::uint64_t generation_ = 0;     // of the iterator that is alive
+  std::weak_ptr<char> iterator_;     // whether it is
+  std::optional<Request> unposted_;  // has found no memory
   std::deque<LoaderState::Request> resumed_;
   std::exception_ptr postponed_;
   std::unique_ptr<Maker> maker_;

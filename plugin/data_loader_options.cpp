@@ -102,6 +102,9 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
     full.shared_memory_budget = default_budget();
   }
   full.pin_memory = options.pin_memory();
+  if (full.pin_memory && (full.workers == 0 || full.worker_mode != WorkerMode::kProcess)) {
+    TORCH_WARN_ONCE("DataLoaderOptions: pin_memory is for batches of worker processes, others are not pinned");
+  }
   full.trace = options.trace();
   return full;
 }

@@ -66,7 +66,8 @@ struct DataLoaderOptions {
   TORCH_ARG(std::optional<std::size_t>, shared_memory_budget);
 
   /// Whether CUDA may copy batches asynchronously: worker processes' slots are registered with it once, and no batch is
-  /// copied for it. Without a GPU it warns once and does nothing.
+  /// copied for it. When a batch is dropped, the loader waits until the GPU has done what it was asked for, as it may
+  /// be copying still. Without a GPU, and without worker processes, it warns once and does nothing.
   TORCH_ARG(bool, pin_memory) = false;
 
   /// A file for a timeline of the run, to be opened by ui.perfetto.dev or chrome://tracing; empty: none.

@@ -255,6 +255,19 @@ TEST(DataLoader, TellsAWorkerWhoItIs) {
   }
 }
 
+TEST(DataLoader, TellsThreadsOfADatasetWhoseTheyAre) {
+  const auto make = [](const std::vector<std::size_t>&) {
+    std::int64_t id = -1;
+    std::thread([&id] { id = worker_info() ? worker_info()->id : -1; }).join();
+    return torch::tensor({id, static_cast<std::int64_t>(worker_info()->id)});
+  };
+  auto loader = make_data_loader<Sequential>(TensorDataset(20, make), DataLoaderOptions(1).num_workers(2));
+  for (auto& batch : *loader) {
+    EXPECT_EQ(batch[0].item<std::int64_t>(), batch[1].item<std::int64_t>());
+  }
+  std::thread([] { EXPECT_FALSE(worker_info().has_value()) << "in the trainer"; }).join();
+}
+
 /// The workers' process ids, one a batch.
 torch::Tensor pid_batch(const std::vector<std::size_t>& /*indices*/) {
   return torch::full({1}, static_cast<std::int64_t>(::getpid()), torch::kInt64);
@@ -281,6 +294,13 @@ TEST(DataLoader, EndsItsWorkersWithTheEpochIfAsked) {
   EXPECT_EQ(second.size(), 1U);
   EXPECT_NE(second, first);
   EXPECT_EQ(loader->stats().worker_restarts, 0U);
+}
+
+TEST(DataLoader, EndsItsWorkersWithAnEpochThatIsLeftEarlyIfAsked) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(20, pid_batch),
+                                             DataLoaderOptions(1).num_workers(1).persistent_workers(false));
+  const auto first = (*loader->begin()).item<std::int64_t>();
+  EXPECT_NE((*loader->begin()).item<std::int64_t>(), first);
 }
 
 TEST(DataLoader, CallsWorkerInitFnBeforeTheFirstBatch) {
@@ -380,13 +400,17 @@ TEST(DataLoader, LetsOtherThreadsKeepAndDropBatches) {
   EXPECT_EQ(sum, 1999 * 1000);
 }
 
-TEST_P(WithWorkers, CannotBeUsedAfterJoin) {
+TEST_P(WithWorkers, CannotBeUsedAfterJoinUnlessTheLoopMakesItsBatches) {
   auto loader = make_data_loader<Sequential>(index_dataset(30), options_of(GetParam(), 10));
   one_epoch(*loader);
   loader->join();
   loader->join();
   EXPECT_EQ(loader->stats().batches, 3U);
-  EXPECT_THROW(loader->begin(), c10::Error);
+  if (GetParam().workers == 0) {
+    EXPECT_EQ(one_epoch_of_indices(*loader), counting(30));
+  } else {
+    EXPECT_THROW(loader->begin(), c10::Error);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Slots that are registered with a GPU's driver, here a made-up one.
 #include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/loader/lease.h>
 #include <torchfeed/plugin/loader/pinned_slots.h>
 
 #include "support/loader_datasets.h"
@@ -9,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace torchfeed {
@@ -37,8 +39,12 @@ TEST(PinnedSlots, RegistersASlotOnceForEachSizeThatItGrowsTo) {
     slots.pin(3, memory, 16);
     slots.pin(3, memory, 8);
     slots.pin(3, memory, 32);
+    slots.unpin(3);
+    slots.unpin(3);
+    slots.unpin(9);
+    slots.pin(3, memory, 8);
   }
-  EXPECT_EQ(asked, (std::vector<std::int64_t>{16, -16, 32, -32}));
+  EXPECT_EQ(asked, (std::vector<std::int64_t>{16, -16, 32, -32, 8, -8}));
 }
 
 TEST(PinnedSlots, LeaveOrdinaryMemoryWhereTheDriverRefuses) {
@@ -47,10 +53,25 @@ TEST(PinnedSlots, LeaveOrdinaryMemoryWhereTheDriverRefuses) {
                                         [](void*) {
                                           asked.push_back(0);
                                           return 0;
-                                        }};
+                                        },
+                                        [] { return 0; }};
   char memory[8];
   { loader::PinnedSlots(driver).pin(0, memory, 8); }
   EXPECT_TRUE(asked.empty()) << "nothing to take back";
+}
+
+TEST(PinnedSlots, AreFreeOnlyWhenTheGpuHasDoneWhatItWasAskedFor) {
+  asked.clear();
+  auto ring = std::make_shared<loader::LeasedRing>(2, std::uint64_t{1} << 20, 0);
+  ring->pinned.emplace(loader::HostMemoryDriver{[](void*, std::size_t, unsigned) { return 0; }, [](void*) { return 0; },
+                                                [] {
+                                                  asked.push_back(7);
+                                                  return 0;
+                                                }});
+  ring->ring.post(0, 0);
+  (new loader::Lease(ring, 0))->release();
+  EXPECT_EQ(asked, std::vector<std::int64_t>{7});
+  EXPECT_EQ(ring->ring.word(0).state, loader::SlotState::kFree);
 }
 
 TEST(PinnedSlots, NeedAGpuAndDoNothingWithoutOne) {

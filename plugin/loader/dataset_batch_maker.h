@@ -40,8 +40,8 @@ std::optional<typename BatchOf<Dataset>::Type> unwrap_batch(typename Dataset::Ba
 template <typename Dataset, typename Request>
 class DatasetBatchMaker : public BatchMaker {
  public:
-  /// Trainer: writes a free slot's request.
-  virtual void put_request(std::uint32_t slot, Request request) = 0;
+  /// Trainer: writes a free slot's request, which may be moved from if that succeeds.
+  virtual void put_request(std::uint32_t slot, Request& request) = 0;
   /// Trainer: reads a slot's batch, once. Its tensors share `lease`, or are copies if there is none. None at the end of
   /// a stateful dataset.
   virtual std::optional<typename BatchOf<Dataset>::Type> take_batch(std::uint32_t slot, Lease* lease) = 0;

@@ -58,9 +58,10 @@ class DatasetShard {
   void catch_up([[maybe_unused]] const BatchId& id, [[maybe_unused]] const StreamPlace& place,
                 [[maybe_unused]] Workplace workplace) {
     if constexpr (Dataset::is_stateful) {
-      if (id.epoch < epoch_ || (id.epoch == epoch_ && position_ > place.position)) {
-        epoch_ = id.epoch - 1;  // load_state() went back
+      if (std::exchange(rewind_, false) || position_ > place.position) {
+        epoch_ = std::min(epoch_, id.epoch - 1);
       }
+      epoch_ = std::min(epoch_, id.epoch);
       for (; epoch_ < id.epoch; ++epoch_) {
         // What a reset draws is the same wherever it runs: parts of a shuffled stream have to fit together.
         const BatchScope scope({id.seed, epoch_ + 1, kReset}, nullptr, workplace);
@@ -82,8 +83,8 @@ class DatasetShard {
   /// A batch of `size` samples was asked for, whatever came of it.
   void advance(std::uint64_t size) noexcept { position_ += size; }
 
-  /// Makes the next catch_up() reset a stateful dataset.
-  void forget_epoch() noexcept { epoch_ = 0; }
+  /// Makes the next catch_up() reset a stateful dataset, as load_state() goes back.
+  void rewind() noexcept { rewind_ = true; }
 
  private:
   /// Stands for a batch's number where the epoch begins.
@@ -100,6 +101,7 @@ class DatasetShard {
   Dataset dataset_;
   std::uint64_t epoch_ = 0;
   std::uint64_t position_ = 0;
+  bool rewind_ = false;
 };
 
 }  // namespace torchfeed::loader

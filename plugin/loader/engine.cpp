@@ -14,8 +14,6 @@
 namespace torchfeed::loader {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // How often a waiting trainer looks whether its fork server is alive; results and dead workers wake it at once.
 constexpr std::chrono::milliseconds kServerCheck{100};
 // Some 10 us of looking before a sleep that costs two system calls and a wake-up of 50 us.
@@ -47,8 +45,7 @@ std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
 
 // ---- Result ----
 
-Engine::Result::Result(SlotRing* ring, std::uint32_t index, Lease* lease)
-    : ring_(ring), index_(index), lease_(lease), id_(ring->slot(index).id) {}
+Engine::Result::Result(SlotRing* ring, std::uint32_t index) : ring_(ring), index_(index), id_(ring->slot(index).id) {}
 
 Engine::Result::Result(Result&& other) noexcept
     : ring_(std::exchange(other.ring_, nullptr)),
@@ -67,15 +64,16 @@ Engine::Result::~Result() {
 // ---- Engine ----
 
 Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing> ring, BatchMaker& maker,
-               Telemetry& telemetry)
+               Telemetry& telemetry, bool needs_all_workers)
     : options_(options),
       maker_(maker),
       telemetry_(telemetry),
       shared_(std::move(ring)),
       ring_(shared_->ring),
-      memory_(ring_, /*gives_back=*/!shared_->pinned),
+      memory_(*shared_),
       most_leases_(most_leases(options)) {
   ring_.header().target_workers.store(static_cast<std::uint32_t>(options.workers), std::memory_order_relaxed);
+  ring_.header().needs_all_workers = needs_all_workers;
   const WorkerJob job{
       &ring_, &maker_, static_cast<int>(options.workers), options.seed, options.worker_mode, options.worker_init_fn};
   if (options.worker_mode == WorkerMode::kThread) {
@@ -86,7 +84,7 @@ Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing>
 }
 
 Engine::~Engine() {
-  if (shared_->owner_depth != fork_depth()) {
+  if (!is_owner()) {
     static_cast<void>(crew_.release());  // a fork of the trainer: the workers are its parent's
   } else {
     cancel();
@@ -94,7 +92,7 @@ Engine::~Engine() {
 }
 
 void Engine::check_process() const {
-  TORCH_CHECK(shared_->owner_depth == fork_depth(),
+  TORCH_CHECK(is_owner(),
               "torchfeed: this process is a fork of the one that made the loader: only that one may use it");
 }
 
@@ -155,7 +153,9 @@ void Engine::post(std::uint32_t index, const BatchId& id, std::uint16_t worker, 
 }
 
 void Engine::cancel(StreamShards* streams) noexcept {
-  for (const std::uint32_t index : in_flight_) {
+  // Newest first: a worker that claims one of a stream meanwhile has then claimed the older ones, too.
+  for (auto position = in_flight_.rbegin(); position != in_flight_.rend(); ++position) {
+    const std::uint32_t index = *position;
     const Slot& slot = ring_.slot(index);
     if (ring_.word(index).state == SlotState::kHeld || ring_.has_result(index)) {
       ring_.free(index);
@@ -165,6 +165,7 @@ void Engine::cancel(StreamShards* streams) noexcept {
   }
   in_flight_.clear();
   held_ = 0;
+  held_until_ = kNever;
   first_ticket_ = next_ticket_;  // what a worker is at now is dropped when it is done
 }
 
@@ -197,39 +198,53 @@ std::optional<std::size_t> Engine::find_result() const noexcept {
   return std::nullopt;
 }
 
-std::size_t Engine::wait_for_result(const std::function<bool()>& refill) {
-  post_held();
-  if (const auto position = find_result()) {
-    return *position;
-  }
-  const auto begin = Clock::now();
+/// Waits, until `deadline` if there is one, for a result to hand out: its position in in_flight_.
+std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline) {
+  std::optional<Clock::time_point> begin;
   for (;;) {
-    std::chrono::nanoseconds patience = kServerCheck;
-    if (options_.timeout) {
-      const auto left = *options_.timeout - (Clock::now() - begin);
-      if (left <= std::chrono::nanoseconds::zero()) {
-        telemetry_.waited(begin, {});
-        throw_timeout_of_next();
+    post_held();
+    const std::size_t known = finished();  // before looking, so that none that comes after is taken for known
+    if (const auto position = find_result()) {
+      if (begin) {
+        telemetry_.waited(*begin, ring_.slot(in_flight_[*position]).id);
       }
-      patience = std::min(patience, std::chrono::nanoseconds(left));
+      return *position;
+    }
+    const auto now = Clock::now();
+    std::chrono::nanoseconds patience = kServerCheck;
+    if (deadline && now >= *deadline) {
+      telemetry_.waited(begin.value_or(now), {});
+      throw_timeout_of_next();
+    }
+    if (deadline) {
+      patience = std::min(patience, std::chrono::nanoseconds(*deadline - now));
+    }
+    if (begin) {
+      check_workers();
+    } else {
+      begin = now;
     }
     // In order it is the front that is waited for, but others' results free workers for requests that are left.
     const bool others_matter = held_ != 0 || (refill() && ring_.has_free());
     if (options_.enforce_ordering && !others_matter) {
       ring_.wait_for_result(in_flight_.front(), first_ticket_, patience);
     } else {
-      ring_.wait_for_result(std::nullopt, first_ticket_, patience, finished());
+      ring_.wait_for_result(std::nullopt, first_ticket_, patience, known);
     }
-    post_held();
-    if (const auto position = find_result()) {
-      telemetry_.waited(begin, ring_.slot(in_flight_[*position]).id);
-      return *position;
-    }
-    check_workers();
   }
 }
 
-/// If the failed batch at `position` found no memory that others have, lets it wait for theirs.
+/// Whether a worker is at a request in flight, or may be soon.
+bool Engine::anyone_at_work() const noexcept {
+  return std::any_of(in_flight_.begin(), in_flight_.end(), [this](std::uint32_t index) {
+    const auto state = ring_.word(index).state;
+    return state == SlotState::kPosted || state == SlotState::kTaken;
+  });
+}
+
+/// If the failed batch at `position` found no memory that others have, lets it wait for theirs. Each time that it fails
+/// again, some of that is gone: what free slots have, what others are at, at last the newest of the results behind it,
+/// which are made again later. False when there is none left.
 bool Engine::put_off(std::size_t position) noexcept {
   const std::uint32_t index = in_flight_[position];
   const Slot& slot = ring_.slot(index);
@@ -238,14 +253,29 @@ bool Engine::put_off(std::size_t position) noexcept {
     return false;
   }
   memory_.saw(slot.error.bytes_wanted);
-  bool gains = memory_.give_back_all();
-  for (const std::uint32_t other : in_flight_) {
-    gains = gains || (other != index && ring_.word(other).state != SlotState::kHeld);
+  if (!memory_.give_back_all()) {
+    if (anyone_at_work()) {
+      held_until_ = finished();
+    } else if (const auto other = newest_result(index)) {
+      if (options_.enforce_ordering) {
+        hold(*other);
+      }
+    } else {
+      return false;
+    }
   }
-  if (gains) {
-    hold(index);
+  hold(index);
+  return true;
+}
+
+/// The newest request in flight, other than `index`, that has a result.
+std::optional<std::uint32_t> Engine::newest_result(std::uint32_t index) const noexcept {
+  for (auto other = in_flight_.rbegin(); other != in_flight_.rend(); ++other) {
+    if (*other != index && ring_.has_result(*other)) {
+      return *other;
+    }
   }
-  return gains;
+  return std::nullopt;
 }
 
 /// Drops a result and keeps its request, with no more memory than that takes.
@@ -255,34 +285,26 @@ void Engine::hold(std::uint32_t index) noexcept {
   ++held_;
 }
 
-/// Posts requests again that found no memory, oldest first, as far as there is some now. When nobody is at work and
-/// nothing can be handed out, the oldest gets it at the cost of results behind it, which are made again later.
+/// Posts requests again that found no memory, oldest first: one if nobody is at work, more as far as they seem to fit.
 void Engine::post_held() noexcept {
   if (held_ == 0) {
     return;
   }
-  bool goes_on = find_result().has_value();
-  for (const std::uint32_t index : in_flight_) {
-    const auto state = ring_.word(index).state;
-    goes_on = goes_on || state == SlotState::kPosted || state == SlotState::kTaken;
+  bool at_work = anyone_at_work();
+  if (at_work && finished() == held_until_) {
+    return;  // nothing has changed since there was no memory
   }
+  held_until_ = kNever;
   for (const std::uint32_t index : in_flight_) {
     if (ring_.word(index).state != SlotState::kHeld) {
       continue;
     }
-    if (!memory_.fits_one_more()) {
-      if (goes_on) {
-        return;
-      }
-      for (auto other = in_flight_.rbegin(); other != in_flight_.rend() && !memory_.fits_one_more(); ++other) {
-        if (ring_.has_result(*other)) {
-          hold(*other);
-        }
-      }
+    if (at_work && !memory_.fits_one_more()) {
+      return;
     }
     ring_.post_again(index);
     --held_;
-    goes_on = true;
+    at_work = true;
   }
 }
 
@@ -301,31 +323,41 @@ Lease* Engine::lease(std::uint32_t index) {
 }
 
 Engine::Result Engine::next(const std::function<bool()>& refill) {
-  std::size_t position = wait_for_result(refill);
+  std::optional<Clock::time_point> deadline;
+  if (options_.timeout) {
+    deadline = Clock::now() + *options_.timeout;
+  }
+  std::size_t position = wait_for_result(refill, deadline);
   while (put_off(position)) {
-    position = wait_for_result(refill);
+    position = wait_for_result(refill, deadline);
   }
   const std::uint32_t index = in_flight_[position];
   in_flight_.erase(in_flight_.begin() + static_cast<std::ptrdiff_t>(position));
+  Result result(&ring_, index);
   const Slot& slot = ring_.slot(index);
   const SlotWord word = ring_.word(index);
   telemetry_.restarts(ring_.header().restarts.load(std::memory_order_relaxed));
   telemetry_.produced(word.owner, slot.produce_begin, slot.produce_nanoseconds, slot.id);
   if (word.state == SlotState::kFailed) {
-    const Result freed(&ring_, index, nullptr);
     maker_.rethrow(index);
   }
   memory_.saw(slot.result.end);
   auto& stats = telemetry_.stats();
   stats.bytes += slot.result.end - slot.request.end;
-  return {&ring_, index, lease(index)};
+  result.lease_ = lease(index);
+  return result;
 }
 
 // ---- Workers ----
 
 void Engine::call_workers() {
   if (ring_.header().target_workers.exchange(static_cast<std::uint32_t>(options_.workers)) != options_.workers) {
-    crew_->call();
+    try {
+      crew_->call();
+    } catch (...) {
+      crew_->send_home();  // all or none, so that the next call tries again
+      throw;
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include <torchfeed/plugin/loader/telemetry.h>
 #include <torchfeed/plugin/loader_state.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -29,12 +30,15 @@ std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options);
 class Engine {
  public:
   /// Starts the workers; worker processes use `maker` as it is at this moment. `maker` and `telemetry` live longer.
+  /// `needs_all_workers`: no other worker can do what one does.
   Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing> ring, BatchMaker& maker,
-         Telemetry& telemetry);
+         Telemetry& telemetry, bool needs_all_workers);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  /// False in a fork of the trainer.
+  bool is_owner() const noexcept { return shared_->owner_depth == fork_depth(); }
   /// Throws c10::Error in a fork of the trainer: the slots and the workers are its parent's.
   void check_process() const;
 
@@ -77,10 +81,10 @@ class Engine {
 
    private:
     friend class Engine;
-    Result(SlotRing* ring, std::uint32_t index, Lease* lease);
+    Result(SlotRing* ring, std::uint32_t index);
     SlotRing* ring_;
     std::uint32_t index_;
-    Lease* lease_;
+    Lease* lease_ = nullptr;
     BatchId id_;
   };
 
@@ -100,11 +104,16 @@ class Engine {
   LoaderStats stats() const noexcept;
 
  private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::size_t kNever = ~std::size_t{0};
+
   bool counts_unfinished_only() const noexcept;
   std::optional<std::size_t> find_result() const noexcept;
   std::size_t finished() const noexcept;
-  std::size_t wait_for_result(const std::function<bool()>& refill);
+  std::size_t wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline);
+  bool anyone_at_work() const noexcept;
   bool put_off(std::size_t position) noexcept;
+  std::optional<std::uint32_t> newest_result(std::uint32_t index) const noexcept;
   void hold(std::uint32_t index) noexcept;
   void post_held() noexcept;
   Lease* lease(std::uint32_t index);
@@ -120,7 +129,8 @@ class Engine {
   std::uint32_t most_leases_;
   std::unique_ptr<Crew> crew_;
   std::deque<std::uint32_t> in_flight_;
-  std::size_t held_ = 0;  // of in_flight_: found no memory, and wait for some
+  std::size_t held_ = 0;             // of in_flight_: found no memory, and wait for some
+  std::size_t held_until_ = kNever;  // finished() is another number than this
   std::uint64_t next_ticket_ = 0;
   std::uint64_t first_ticket_ = 0;  // results of older ones are dropped
 };

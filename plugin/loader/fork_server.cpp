@@ -5,6 +5,8 @@
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/worker_thread.h>
 
+#include <ATen/CPUGeneratorImpl.h>
+
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -89,8 +91,12 @@ ForkServer::ForkServer(const WorkerJob& job, std::uint32_t max_restarts) : ring_
     threading::prepare_compute_alone();
     const BlockSignals blocked;
     const threading::SingleThreadedBlasScope blas;
+    // Worker threads of another loader may be drawing numbers: a child must not inherit the lock from one of them.
+    const at::Generator generator = at::detail::getDefaultCPUGenerator();
+    generator.unsafeGetGeneratorImpl()->mutex_.lock();
     pid_ = ::fork();
     error = errno;
+    generator.unsafeGetGeneratorImpl()->mutex_.unlock();
     if (pid_ == 0) {
       become_server(job, max_restarts, commands_.get(), trainer.get(), cpus, blocked.before());
     }

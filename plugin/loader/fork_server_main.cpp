@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -127,7 +128,9 @@ class Server {
       given_up_.assign(given_up_.size(), false);  // the next epoch's workers are no replacements
       ring_.wake_trainer();                       // it may wait for the last one to leave
     }
-    if (target > 0 && count == 0) {
+    const bool one_is_missed = header.needs_all_workers &&
+                               (fork_failed_ || std::find(given_up_.begin(), given_up_.end(), true) != given_up_.end());
+    if (target > 0 && (count == 0 || one_is_missed)) {
       if (!fork_failed_) {
         header.broken_errno.store(0, std::memory_order_relaxed);
       }

@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include <ATen/core/ivalue.h>
+#include <c10/util/Exception.h>
 
 #include <string>
 #include <vector>
@@ -10,6 +11,12 @@
 namespace torchfeed {
 
 void BatchCodec<c10::IValue>::encode(BatchWriter& writer, const c10::IValue& value) {
+  value.visit([](const c10::IValue& part) {
+    TORCH_CHECK(!part.isObject() && !part.isCapsule() && !part.isPyObject() && !part.isFuture(),
+                "torchfeed: a batch's IValue: expected numbers, strings, tensors, lists, tuples and dictionaries, got ",
+                part.tagKind());
+    return false;
+  });
   std::vector<at::Tensor> tensors;
   const std::vector<char> bytes = torch::jit::pickle(value, &tensors);
   BatchCodec<std::vector<char>>::encode(writer, bytes);

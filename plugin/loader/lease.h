@@ -47,6 +47,9 @@ class Lease {
  private:
   ~Lease() {
     if (owner_->owner_depth == fork_depth()) {
+      if (owner_->pinned) {
+        owner_->pinned->wait();
+      }
       owner_->ring.free(index_);
       owner_->leased.fetch_sub(1, std::memory_order_relaxed);
     }

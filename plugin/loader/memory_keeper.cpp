@@ -51,7 +51,7 @@ std::uint64_t MemoryKeeper::needed() const noexcept {
 }
 
 bool MemoryKeeper::fits_one_more() noexcept {
-  if (never_short()) {
+  if (clearly_fits()) {
     return true;
   }
   const std::uint64_t budget = ring_.header().budget_bytes;
@@ -73,7 +73,7 @@ bool MemoryKeeper::fits_one_more() noexcept {
 }
 
 bool MemoryKeeper::fits_one_more_beside(std::uint32_t index) const noexcept {
-  if (never_short()) {
+  if (clearly_fits()) {
     return true;
   }
   std::uint64_t kept = ring_.charged_bytes(index);
@@ -86,14 +86,15 @@ bool MemoryKeeper::fits_one_more_beside(std::uint32_t index) const noexcept {
 }
 
 void MemoryKeeper::shrink(std::uint32_t index, std::uint64_t bytes) noexcept {
-  if (gives_back_) {
-    ring_.shrink(index, bytes);
+  if (pinned_) {
+    pinned_->unpin(index);
   }
+  ring_.shrink(index, bytes);
 }
 
 bool MemoryKeeper::give_back_all() noexcept {
   bool any = false;
-  for (std::uint32_t i = 0; gives_back_ && i < ring_.size(); ++i) {
+  for (std::uint32_t i = 0; i < ring_.size(); ++i) {
     if (ring_.charged_bytes(i) != 0 && ring_.word(i).state == SlotState::kFree) {
       shrink(i, 0);
       any = true;

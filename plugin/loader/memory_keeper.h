@@ -1,8 +1,11 @@
 #pragma once
 
+#include <torchfeed/plugin/loader/lease.h>
+#include <torchfeed/plugin/loader/pinned_slots.h>
 #include <torchfeed/plugin/loader/slot_ring.h>
 
 #include <cstdint>
+#include <optional>
 
 namespace torchfeed::loader {
 
@@ -10,8 +13,7 @@ namespace torchfeed::loader {
 /// what free slots hold. The trainer, one thread at a time.
 class MemoryKeeper {
  public:
-  /// `gives_back`: whether slots may shrink (not while a GPU driver has them pinned).
-  MemoryKeeper(SlotRing& ring, bool gives_back) : ring_(ring), gives_back_(gives_back) {}
+  explicit MemoryKeeper(LeasedRing& shared) : ring_(shared.ring), pinned_(shared.pinned) {}
 
   /// A batch took, or wanted, so many bytes of its slot. Now and then trims free slots.
   void saw(std::uint64_t bytes) noexcept;
@@ -34,12 +36,12 @@ class MemoryKeeper {
 
  private:
   std::uint64_t largest() const noexcept { return largest_ > largest_before_ ? largest_ : largest_before_; }
-  bool never_short() const noexcept { return largest() <= ring_.header().budget_bytes / ring_.size(); }
+  bool clearly_fits() const noexcept { return ring_.charged_bytes() + largest() <= ring_.header().budget_bytes; }
   /// Bytes of slots that are not free; each that a worker has or may claim counts as the largest.
   std::uint64_t needed() const noexcept;
 
   SlotRing& ring_;
-  bool gives_back_;
+  std::optional<PinnedSlots>& pinned_;
   std::uint64_t largest_ = 0;         // of this span of batches
   std::uint64_t largest_before_ = 0;  // of the span before
   std::uint32_t seen_ = 0;            // in this span

@@ -15,7 +15,8 @@ std::optional<HostMemoryDriver> find_host_memory_driver() {
   HostMemoryDriver driver;
   driver.add = reinterpret_cast<decltype(driver.add)>(::dlsym(RTLD_DEFAULT, "cudaHostRegister"));
   driver.remove = reinterpret_cast<decltype(driver.remove)>(::dlsym(RTLD_DEFAULT, "cudaHostUnregister"));
-  if (driver.add == nullptr || driver.remove == nullptr) {
+  driver.wait = reinterpret_cast<decltype(driver.wait)>(::dlsym(RTLD_DEFAULT, "cudaDeviceSynchronize"));
+  if (driver.add == nullptr || driver.remove == nullptr || driver.wait == nullptr) {
     TORCH_WARN_ONCE("torchfeed: pin_memory: CUDA's runtime library is not loaded, batches are not pinned");
     return std::nullopt;
   }
@@ -33,6 +34,13 @@ PinnedSlots::~PinnedSlots() {
   }
 }
 
+void PinnedSlots::unpin(std::uint32_t index) {
+  if (index < slots_.size() && slots_[index].bytes != 0) {
+    driver_.remove(slots_[index].begin);
+    slots_[index] = Range();
+  }
+}
+
 void PinnedSlots::pin(std::uint32_t index, void* begin, std::size_t bytes) {
   constexpr unsigned kDefaultFlags = 0;
   if (index >= slots_.size()) {
@@ -42,10 +50,7 @@ void PinnedSlots::pin(std::uint32_t index, void* begin, std::size_t bytes) {
   if (bytes <= range.bytes) {
     return;
   }
-  if (range.bytes != 0) {
-    driver_.remove(range.begin);
-    range = Range();
-  }
+  unpin(index);
   if (const int error = driver_.add(begin, bytes, kDefaultFlags); error != 0) {
     TORCH_WARN_ONCE("torchfeed: pin_memory: cudaHostRegister of ", bytes, " bytes failed with error ", error,
                     ", such batches are not pinned");

@@ -13,6 +13,7 @@ namespace torchfeed::loader {
 struct HostMemoryDriver {
   int (*add)(void* begin, std::size_t bytes, unsigned flags) = nullptr;
   int (*remove)(void* begin) = nullptr;
+  int (*wait)() = nullptr;  ///< until the GPU has done all that it was asked for
 };
 
 /// CUDA's runtime, if LibTorch has a GPU and the runtime is loaded as a library; warns once with the reason if not.
@@ -30,6 +31,11 @@ class PinnedSlots {
   /// Makes sure that the first `bytes` of slot `index`, which begins at `begin`, are registered. What the driver
   /// refuses stays ordinary memory, with a warning.
   void pin(std::uint32_t index, void* begin, std::size_t bytes);
+  /// Takes a slot's registration back: before its memory goes.
+  void unpin(std::uint32_t index);
+  /// Before a slot is free: the GPU may be copying from it still, unknown to LibTorch, which keeps only memory of its
+  /// own until such copies are done. Any thread.
+  void wait() const { driver_.wait(); }
 
  private:
   struct Range {

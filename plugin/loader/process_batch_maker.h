@@ -21,7 +21,6 @@ template <typename Dataset, typename Request>
 class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
  public:
   using Batch = typename BatchOf<Dataset>::Type;
-  static constexpr bool kSendable = Sendable<Request> && Sendable<typename Dataset::BatchType>;
 
   ProcessBatchMaker(SlotRing& ring, DatasetShard<Dataset, Request>& shard, std::uint64_t batch_size,
                     std::uint64_t workers)
@@ -47,7 +46,7 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     encode_current_exception(ring_.slot(index).error, worker);
   }
 
-  void put_request(std::uint32_t index, Request request) override {
+  void put_request(std::uint32_t index, Request& request) override {
     SlotMemory memory(ring_, index);
     BatchArena arena(memory, 0);
     BatchWriter writer(arena);

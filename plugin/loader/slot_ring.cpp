@@ -129,7 +129,9 @@ bool SlotRing::charge(std::uint32_t index, std::uint64_t bytes) noexcept {
       return true;
     }
     slot.charged.store(before, std::memory_order_seq_cst);
-    ::sched_yield();
+    for (std::uint32_t yields = 0; yields <= index % 8; ++yields) {
+      ::sched_yield();  // not all for the same time, so that one of two gets it
+    }
   }
   return false;
 }
@@ -170,11 +172,13 @@ void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
 void SlotRing::shrink(std::uint32_t index, std::uint64_t bytes) noexcept {
   Slot& slot = slots_[index];
   const std::uint64_t committed = slot.committed.load(std::memory_order_relaxed);
-  const std::uint64_t kept = round_up(bytes, page_bytes());
-  if (kept < committed) {
+  const std::uint64_t kept = std::min(round_up(bytes, page_bytes()), committed);
+  // A worker that died while the slot grew has left a charge, and pages, beyond what is committed.
+  const std::uint64_t had = std::max(committed, charged_bytes(index));
+  if (kept < had) {
     // In this order, so that who looks in between sees too much, never too little.
     slot.committed.store(kept, std::memory_order_relaxed);
-    segment_->release(static_cast<std::uint64_t>(payload(index) - segment_->data()) + kept, committed - kept);
+    segment_->release(static_cast<std::uint64_t>(payload(index) - segment_->data()) + kept, had - kept);
     slot.charged.store(kept, std::memory_order_seq_cst);
   }
 }

@@ -112,6 +112,7 @@ struct RingHeader {
   std::uint32_t spins;  ///< looks before sleeping; 0 where processes outnumber cores
   std::uint64_t slot_bytes;
   std::uint64_t budget_bytes;
+  bool needs_all_workers;  ///< a worker that cannot be replaced leaves requests that no other may claim
 
   // Written by the trainer.
   alignas(64) std::atomic<std::uint32_t> target_workers;  ///< workers with an id at or above it leave

@@ -63,7 +63,7 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     cells_[index].worker = worker;
   }
 
-  void put_request(std::uint32_t index, Request request) override {
+  void put_request(std::uint32_t index, Request& request) override {
     cells_[index] = Cell();
     cells_[index].request.emplace(std::move(request));
   }
@@ -81,12 +81,18 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   }
 
   LoaderState::Request save_request(std::uint32_t index) const override {
-    const Slot& slot = ring_.slot(index);
-    return loader::save_request(*cells_[index].request, slot.id.batch, slot.position);
+    if constexpr (std::is_copy_constructible_v<Request>) {
+      const Slot& slot = ring_.slot(index);
+      return loader::save_request(*cells_[index].request, slot.id.batch, slot.position);
+    } else {
+      TORCH_CHECK(false,
+                  "torchfeed: state(): requests that cannot be copied are the worker's own, and cannot be saved");
+    }
   }
 
   void load_request(std::uint32_t index, const LoaderState::Request& request) override {
-    put_request(index, loader::load_request<Request>(request));
+    auto loaded = loader::load_request<Request>(request);
+    put_request(index, loaded);
   }
 
  private:

@@ -36,6 +36,9 @@ void ThreadCrew::call() {
   sigset_t all;
   sigset_t before;
   ::sigfillset(&all);
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) {
+    ::sigdelset(&all, own);  // crash handlers see the thread's own faults
+  }
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
     while (threads_.size() < job_.ring->header().target_workers.load(std::memory_order_relaxed)) {

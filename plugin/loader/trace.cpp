@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <system_error>
 #include <utility>
 
@@ -16,7 +17,13 @@ namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 16;
 
-double microseconds(std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) * 1e-3; }
+/// Microseconds with their fraction, whatever the locale writes between them.
+std::string microseconds(std::int64_t nanoseconds) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%lld.%03lld", static_cast<long long>(nanoseconds / 1000),
+                static_cast<long long>(nanoseconds % 1000));
+  return text;
+}
 
 template <typename... Values>
 std::string format(const char* text, Values... values) {
@@ -46,23 +53,19 @@ Trace::~Trace() {
     return;  // a fork of the trainer: the file is its parent's
   }
   buffer_ += "\n]\n";
-  try {
-    flush();
-  } catch (const std::system_error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-  }
+  flush();
 }
 
 void Trace::span(const char* name, int row, std::int64_t begin, std::int64_t duration, std::uint64_t epoch,
                  std::uint64_t batch) {
-  add(format(R"({"name":"%s","ph":"X","pid":%d,"tid":%d,"ts":%.3f,"dur":%.3f,"args":{"epoch":%llu,"batch":%llu}})",
-             name, ::getpid(), row, microseconds(begin), microseconds(duration), static_cast<unsigned long long>(epoch),
-             static_cast<unsigned long long>(batch)));
+  add(format(R"({"name":"%s","ph":"X","pid":%d,"tid":%d,"ts":%s,"dur":%s,"args":{"epoch":%llu,"batch":%llu}})", name,
+             ::getpid(), row, microseconds(begin).c_str(), microseconds(duration).c_str(),
+             static_cast<unsigned long long>(epoch), static_cast<unsigned long long>(batch)));
 }
 
 void Trace::instant(const char* name, int row, std::int64_t when) {
-  add(format(R"({"name":"%s","ph":"i","s":"t","pid":%d,"tid":%d,"ts":%.3f})", name, ::getpid(), row,
-             microseconds(when)));
+  add(format(R"({"name":"%s","ph":"i","s":"t","pid":%d,"tid":%d,"ts":%s})", name, ::getpid(), row,
+             microseconds(when).c_str()));
 }
 
 void Trace::add(const std::string& event) {
@@ -74,12 +77,17 @@ void Trace::add(const std::string& event) {
 
 void Trace::flush() {
   const std::string text = std::exchange(buffer_, {});
+  if (file_.get() < 0) {
+    return;
+  }
   for (std::size_t written = 0; written < text.size();) {
     const ssize_t count = ::write(file_.get(), text.data() + written, text.size() - written);
     if (count > 0) {
       written += static_cast<std::size_t>(count);
     } else if (errno != EINTR) {
-      throw std::system_error(errno, std::generic_category(), "torchfeed: trace: " + path_);
+      std::fprintf(stderr, "torchfeed: trace: %s: %s; the trace ends here\n", path_.c_str(), std::strerror(errno));
+      file_ = FileDescriptor();
+      return;
     }
   }
 }

@@ -27,7 +27,7 @@ class Trace {
             std::uint64_t batch);
   /// Something that happened.
   void instant(const char* name, int row, std::int64_t when);
-  /// Writes what is in memory. Throws std::system_error if it cannot be written.
+  /// Writes what is in memory. If that fails (the disk is full) it warns, and nothing more is written.
   void flush();
 
  private:

@@ -4,12 +4,10 @@
 #include <link.h>
 #include <unistd.h>
 
-#include <c10/util/Exception.h>
-
+#include <cstdio>
 #include <future>
+#include <memory>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 namespace torchfeed::threading {
@@ -69,20 +67,18 @@ const Blas& blas() {
 }
 
 /// Whether the system starts so many threads now: a limit of processes or of memory may stand against it.
-bool can_start_threads(int count) {
-  std::vector<std::thread> threads;
-  std::promise<void> end;
-  const std::shared_future<void> ended = end.get_future().share();
-  bool all = true;
+bool can_start_threads(int count) noexcept {
   try {
-    threads.reserve(static_cast<std::size_t>(count));
-    for (int i = 0; i < count; ++i) threads.emplace_back([ended] { ended.wait(); });
-  } catch (const std::system_error&) {
-    all = false;
+    std::promise<void> end;
+    const std::shared_future<void> ended = end.get_future().share();
+    std::vector<std::future<void>> threads;  // each joins its thread when it goes, and the promise goes after them
+    const auto release = [&end](const void* /*unused*/) { end.set_value(); };
+    const std::unique_ptr<const void, decltype(release)> at_end(&end, release);
+    for (int i = 0; i < count; ++i) threads.push_back(std::async(std::launch::async, [ended] { ended.wait(); }));
+    return true;
+  } catch (...) {
+    return false;
   }
-  end.set_value();
-  for (std::thread& thread : threads) thread.join();
-  return all;
 }
 
 }  // namespace
@@ -133,7 +129,8 @@ SingleThreadedBlasScope::~SingleThreadedBlasScope() {
   if (can_start_threads(previous_ - 1)) {
     blas().set(previous_);
   } else {
-    TORCH_WARN("torchfeed: the system starts no ", previous_ - 1, " more threads: BLAS goes on with one thread");
+    std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n",
+                 previous_ - 1);
   }
 }
 

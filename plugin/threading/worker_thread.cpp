@@ -5,17 +5,30 @@
 #include <dlfcn.h>
 
 namespace torchfeed::threading {
+namespace {
 
-void prepare_compute_alone() { at::internal::lazy_init_num_threads(); }
+using SetThreads = void (*)(int);
+
+/// Looked up once, and before a fork: the loader's lock may be another thread's then.
+SetThreads omp_set_num_threads() {
+  static const auto set = reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+  return set;
+}
+
+}  // namespace
+
+void prepare_compute_alone() {
+  // ATen sets OpenMP's count once in each thread, before that thread's first region: let that be over.
+  at::internal::lazy_init_num_threads();
+  omp_set_num_threads();
+}
 
 bool compute_on_this_thread_alone() {
-  // ATen sets OpenMP's count once in each thread, before that thread's first region: let that be over.
   prepare_compute_alone();
-  const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
-  if (set == nullptr) {
+  if (omp_set_num_threads() == nullptr) {
     return false;
   }
-  set(1);  // not at::set_num_threads(1), which would be every new thread's count
+  omp_set_num_threads()(1);  // not at::set_num_threads(1), which would be every new thread's count
   return true;
 }
 
