@@ -219,7 +219,11 @@ TEST_P(Iterators, EndWithTheirLoadersJoinWhichMayBeCalledTwice) {
     loader->join();
     loader->join();
     EXPECT_EQ(kept.sum().item<std::int64_t>(), 6);
-    EXPECT_THAT(text_of([&] { loader->begin(); }), HasSubstr("join() was called"));
+    if (GetParam().workers == 0) {
+      EXPECT_EQ(one_epoch(*loader).size(), 5U) << "there was nothing to join";
+    } else {
+      EXPECT_THAT(text_of([&] { loader->begin(); }), HasSubstr("join() was called"));
+    }
     if (in_mid_epoch) {
       EXPECT_THAT(text_of([&] { ++iterator; }), HasSubstr("join() was called"));
     }

@@ -165,7 +165,6 @@ void Engine::cancel(StreamShards* streams) noexcept {
   }
   in_flight_.clear();
   held_ = 0;
-  held_until_ = kNever;
   first_ticket_ = next_ticket_;  // what a worker is at now is dropped when it is done
 }
 
@@ -243,8 +242,8 @@ bool Engine::anyone_at_work() const noexcept {
 }
 
 /// If the failed batch at `position` found no memory that others have, lets it wait for theirs. Each time that it fails
-/// again, some of that is gone: what free slots have, what others are at, at last the newest of the results behind it,
-/// which are made again later. False when there is none left.
+/// again, some of that is gone: what free slots have, what others are at, the newest of the results behind it, which
+/// are made again later. False when it has failed alone.
 bool Engine::put_off(std::size_t position) noexcept {
   const std::uint32_t index = in_flight_[position];
   const Slot& slot = ring_.slot(index);
@@ -253,25 +252,25 @@ bool Engine::put_off(std::size_t position) noexcept {
     return false;
   }
   memory_.saw(slot.error.bytes_wanted);
-  if (!memory_.give_back_all()) {
-    if (anyone_at_work()) {
-      held_until_ = finished();
-    } else if (const auto other = newest_result(index)) {
-      if (options_.enforce_ordering) {
-        hold(*other);
-      }
-    } else {
-      return false;
+  if (!memory_.give_back_all() && !anyone_at_work()) {
+    const auto other = newest_result(index);
+    if (other && options_.enforce_ordering) {
+      hold(*other);
+    }
+    if (!other && std::exchange(alone_, ring_.word(index).ticket) == ring_.word(index).ticket) {
+      return false;  // it had all that there is, once
     }
   }
   hold(index);
   return true;
 }
 
-/// The newest request in flight, other than `index`, that has a result.
+/// The newest request in flight, other than `index`, with a result that has memory to give.
 std::optional<std::uint32_t> Engine::newest_result(std::uint32_t index) const noexcept {
+  constexpr std::uint64_t kWorthwhile = 64 * 1024;
   for (auto other = in_flight_.rbegin(); other != in_flight_.rend(); ++other) {
-    if (*other != index && ring_.has_result(*other)) {
+    if (*other != index && ring_.has_result(*other) &&
+        ring_.charged_bytes(*other) > ring_.slot(*other).request.end + kWorthwhile) {
       return *other;
     }
   }
@@ -285,27 +284,16 @@ void Engine::hold(std::uint32_t index) noexcept {
   ++held_;
 }
 
-/// Posts requests again that found no memory, oldest first: one if nobody is at work, more as far as they seem to fit.
+/// Posts the oldest request again that found no memory, when nobody is at work and nothing is to be handed out that has
+/// what it needs.
 void Engine::post_held() noexcept {
-  if (held_ == 0) {
+  if (held_ == 0 || anyone_at_work() || find_result()) {
     return;
   }
-  bool at_work = anyone_at_work();
-  if (at_work && finished() == held_until_) {
-    return;  // nothing has changed since there was no memory
-  }
-  held_until_ = kNever;
-  for (const std::uint32_t index : in_flight_) {
-    if (ring_.word(index).state != SlotState::kHeld) {
-      continue;
-    }
-    if (at_work && !memory_.fits_one_more()) {
-      return;
-    }
-    ring_.post_again(index);
-    --held_;
-    at_work = true;
-  }
+  const auto oldest = std::find_if(in_flight_.begin(), in_flight_.end(),
+                                   [this](std::uint32_t index) { return ring_.word(index).state == SlotState::kHeld; });
+  ring_.post_again(*oldest);
+  --held_;
 }
 
 Lease* Engine::lease(std::uint32_t index) {

@@ -105,7 +105,7 @@ class Engine {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr std::size_t kNever = ~std::size_t{0};
+  static constexpr std::uint64_t kNone = ~std::uint64_t{0};
 
   bool counts_unfinished_only() const noexcept;
   std::optional<std::size_t> find_result() const noexcept;
@@ -129,8 +129,8 @@ class Engine {
   std::uint32_t most_leases_;
   std::unique_ptr<Crew> crew_;
   std::deque<std::uint32_t> in_flight_;
-  std::size_t held_ = 0;             // of in_flight_: found no memory, and wait for some
-  std::size_t held_until_ = kNever;  // finished() is another number than this
+  std::size_t held_ = 0;         // of in_flight_: found no memory, and wait for some
+  std::uint64_t alone_ = kNone;  // ticket of the last one that was posted again when there was nothing left to gain
   std::uint64_t next_ticket_ = 0;
   std::uint64_t first_ticket_ = 0;  // results of older ones are dropped
 };

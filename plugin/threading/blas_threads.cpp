@@ -4,9 +4,9 @@
 #include <link.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
-#include <future>
-#include <memory>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -66,19 +66,23 @@ const Blas& blas() {
   return found;
 }
 
-/// Whether the system starts so many threads now: a limit of processes or of memory may stand against it.
-bool can_start_threads(int count) noexcept {
-  try {
-    std::promise<void> end;
-    const std::shared_future<void> ended = end.get_future().share();
-    std::vector<std::future<void>> threads;  // each joins its thread when it goes, and the promise goes after them
-    const auto release = [&end](const void* /*unused*/) { end.set_value(); };
-    const std::unique_ptr<const void, decltype(release)> at_end(&end, release);
-    for (int i = 0; i < count; ++i) threads.push_back(std::async(std::launch::async, [ended] { ended.wait(); }));
-    return true;
-  } catch (...) {
-    return false;
+/// Sets the count where that may start the pool's threads. OpenBLAS answers a thread that cannot be started with
+/// raise(SIGINT) and a pool that is not whole; here that is false, and a Ctrl-C meanwhile stays one.
+bool set_unless_refused(int count) {
+  sigset_t interrupt, before;
+  sigemptyset(&interrupt);
+  sigaddset(&interrupt, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+  blas().set(count);
+  bool refused = false, interrupted = false;
+  const timespec at_once{};
+  for (siginfo_t info{}; sigtimedwait(&interrupt, &info, &at_once) == SIGINT;) {
+    const bool raised_here = info.si_pid == getpid();  // a terminal's has none; glibc makes one code of raise and kill
+    (raised_here ? refused : interrupted) = true;
   }
+  if (interrupted) kill(getpid(), SIGINT);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return !refused;
 }
 
 }  // namespace
@@ -117,21 +121,16 @@ bool set_blas_num_threads(int count) {
 SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
   if (blas().library != BlasLibrary::kOpenBlas && blas().library != BlasLibrary::kMkl) return;
   const int count = blas().get();
-  // Where a fork has ended the pool, setting a count starts it: see the destructor.
-  if (count == 1 || !can_start_threads(count - 1)) return;
+  if (count == 1) return;
   previous_ = count;
-  blas().set(1);
+  set_unless_refused(1);  // starts the pool if an earlier fork has ended it
 }
 
 SingleThreadedBlasScope::~SingleThreadedBlasScope() {
-  if (previous_ == 0 || getpid() != owner_) return;
-  // OpenBLAS answers a thread that it cannot start with SIGINT.
-  if (can_start_threads(previous_ - 1)) {
-    blas().set(previous_);
-  } else {
-    std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n",
-                 previous_ - 1);
-  }
+  if (previous_ == 0 || getpid() != owner_ || set_unless_refused(previous_)) return;
+  blas().set(1);  // needs no pool
+  std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n",
+               previous_ - 1);
 }
 
 }  // namespace torchfeed::threading
