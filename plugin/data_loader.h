@@ -294,24 +294,25 @@ class DataLoader {
     BatchRequestType request;
   };
 
-  /// The sampler's next request; none at the end of the epoch.
-  std::optional<Request> next_request() {
+  /// Puts the sampler's next request into `next`, but at the end of the epoch. Emplaces: a request need not be
+  /// assignable.
+  void next_request(std::optional<Request>& next) {
     std::optional<loader::StreamShards::Turn> turn;
     if (kStream) {
       turn = streams_.next(batch_);
     }
-    Optional<BatchRequestType> request;
-    if (!kStream || turn) {
-      request = sampler_.next(options_.batch_size);
-    }
-    if constexpr (!Dataset::is_stateful) {
-      if (request && options_.drop_last && request->size() < options_.batch_size) {
-        request = {};
-      }
-    }
-    if (!request) {
+    if (kStream && !turn) {
       exhausted_ = true;
-      return std::nullopt;
+      return;
+    }
+    Optional<BatchRequestType> request = sampler_.next(options_.batch_size);
+    bool dropped = false;
+    if constexpr (!Dataset::is_stateful) {
+      dropped = request && options_.drop_last && request->size() < options_.batch_size;
+    }
+    if (!request || dropped) {
+      exhausted_ = true;
+      return;
     }
     std::uint64_t position = 0;
     if constexpr (kStream) {
@@ -319,7 +320,7 @@ class DataLoader {
       position = turn->position;
       streams_.ask(turn->shard, samples_asked(*request));
     }
-    return Request{batch_++, position, std::move(*request)};
+    next.emplace(Request{batch_++, position, std::move(*request)});
   }
 
   /// Whether the epoch has requests that were not posted yet, as far as is known.
@@ -336,7 +337,12 @@ class DataLoader {
         maker_->load_request(*slot, resumed_.front());
         post(*slot, resumed_.front().batch, resumed_.front().position);
         resumed_.pop_front();
-      } else if (unposted_ || (unposted_ = next_request())) {
+        continue;
+      }
+      if (!unposted_) {
+        next_request(unposted_);
+      }
+      if (unposted_) {
         put_request(*slot, *unposted_);
         post(*slot, unposted_->batch, unposted_->position);
         unposted_.reset();
@@ -420,7 +426,7 @@ class DataLoader {
         resumed_.pop_front();
         next.emplace(Request{saved.batch, saved.position, loader::load_request<BatchRequestType>(saved)});
       } else if (has_more()) {
-        next = next_request();
+        next_request(next);
       }
       if (!next) {
         end_epoch();

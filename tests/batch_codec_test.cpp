@@ -103,6 +103,33 @@ TEST(BatchCodec, CarriesVariantsAndOwningPointers) {
   EXPECT_EQ(*iterator, nullptr);
 }
 
+/// A type without a codec.
+struct Unsendable {
+  explicit Unsendable(int) {}
+};
+static_assert(Sendable<std::map<std::string, std::vector<torch::data::TensorExample>>>);
+static_assert(!Sendable<Unsendable> && !Sendable<std::vector<Unsendable>> && !Sendable<std::unique_ptr<Unsendable>>);
+static_assert(!Sendable<std::pair<int, Unsendable>> && !Sendable<std::variant<int, Unsendable>>);
+static_assert(!Sendable<torch::data::Example<Unsendable, torch::data::example::NoTarget>>);
+static_assert(!Sendable<std::unique_ptr<float[]>> && !Sendable<torch::optional<Unsendable>>);
+
+TEST(SamplesIn, CountsWhatSurelyAreSamples) {
+  using loader::samples_in;
+  EXPECT_EQ(samples_in(torch::zeros({3, 2})), 3U);
+  EXPECT_EQ(samples_in(torch::data::Example<>(torch::zeros({4, 2}), torch::zeros({4}))), 4U);
+  EXPECT_EQ(samples_in(std::vector<int>{1, 2}), 2U);
+  EXPECT_EQ(samples_in(std::vector<torch::Tensor>{torch::zeros({9}), torch::zeros({9})}), std::nullopt);
+  EXPECT_EQ(samples_in(std::map<std::string, torch::Tensor>{{"x", torch::zeros({9})}}), std::nullopt);
+  EXPECT_EQ(samples_in(std::string("prices")), std::nullopt);
+  EXPECT_EQ(samples_in(torch::tensor(1)), std::nullopt);
+}
+
+TEST(BatchCodec, RefusesTorchScriptsObjects) {
+  EXPECT_THROW(through_a_worker<c10::IValue>(
+                   [] { return c10::IValue(c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get())); }),
+               c10::Error);
+}
+
 TEST(BatchCodec, CarriesTorchsOptional) {
   using Values = std::vector<torch::optional<std::int64_t>>;
   const auto values = through_a_worker<Values>([] { return Values{5, torch::nullopt}; });

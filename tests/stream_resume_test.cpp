@@ -115,6 +115,27 @@ TEST(StreamResume, RefusesAnotherNumberOfParts) {
   EXPECT_THAT(refusal({0}, {2}), HasSubstr("expected 2"));
 }
 
+TEST(StreamResume, RefusesAStateInMidEpochOfADatasetThatThreadsRaceFor) {
+  auto loader = make_data_loader(Ledger(103), options_of({3, kThread}, 4));
+  auto iterator = loader->begin();
+  EXPECT_FALSE(iterator == loader->end());
+  EXPECT_THROW(loader->state(), c10::Error);
+  while (iterator != loader->end()) {
+    ++iterator;
+  }
+  EXPECT_EQ(loader->state().epoch, 1U) << "between epochs there is nothing to race for";
+}
+
+TEST(StreamDeath, OfAWorkerThatMayNotBeReplacedIsAnErrorAsNoOtherHasItsPart) {
+  const auto die = [](std::int64_t) {
+    if (worker_info()->id == 1) {
+      ::raise(SIGKILL);
+    }
+  };
+  auto loader = make_data_loader(Ticker(die), StreamSampler(40), options_of({2}, 4).max_worker_restarts(0));
+  EXPECT_THROW(one_epoch(*loader), WorkerError);
+}
+
 TEST(StreamResume, OfASampledStreamReadsItAgain) {
   // 5 batches an epoch, the last of 2: what is read again is not read in the same steps.
   const auto make = [](const Setting& setting) {

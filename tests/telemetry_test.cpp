@@ -148,6 +148,13 @@ TEST(Trace, ToAPlaceThatCannotBeWrittenIsAnErrorBeforeAnythingStarts) {
                std::system_error);
 }
 
+TEST(Trace, OnAFullDiskEndsAndTheLoaderGoesOn) {
+  // More events than the trace keeps in memory.
+  auto loader =
+      make_data_loader<Sequential>(index_dataset(4000), DataLoaderOptions(1).num_workers(1).trace("/dev/full"));
+  EXPECT_EQ(one_epoch(*loader).size(), 4000U);
+}
+
 TEST(Profiler, SeesTheMakingOfABatchInTheTrainer) {
   auto loader = make_data_loader<Sequential>(index_dataset(10), DataLoaderOptions(5));
   static std::set<std::string> names;

@@ -1,5 +1,6 @@
 // What happens when something goes wrong: exceptions, deaths of every party, time-outs, limits.
 #include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/threading/cpu_affinity.h>
 
 #include "support/loader_datasets.h"
 #include "support/processes.h"
@@ -459,13 +460,16 @@ TEST(WorkerFailure, WorkersComputeOnOneThreadBesideATrainerWithPools) {
     compute();
     const auto threads =
         std::distance(std::filesystem::directory_iterator("/proc/self/task"), std::filesystem::directory_iterator());
-    return torch::tensor({static_cast<std::int64_t>(threads), static_cast<std::int64_t>(torch::get_num_threads())});
+    return torch::tensor({static_cast<std::int64_t>(threads), static_cast<std::int64_t>(torch::get_num_threads()),
+                          static_cast<std::int64_t>(threading::thread_cpus().size())});
   };
   auto loader = make_data_loader<Sequential>(TensorDataset(20, make),
                                              DataLoaderOptions(1).num_workers(2).timeout(std::chrono::seconds(60)));
   for (auto& batch : *loader) {
     EXPECT_EQ(batch[0].item<std::int64_t>(), 1) << "threads in the worker";
     EXPECT_EQ(batch[1].item<std::int64_t>(), 1) << "ATen's count";
+    EXPECT_EQ(batch[2].item<std::int64_t>(), static_cast<std::int64_t>(threading::available_cpus().size()))
+        << "not the core that OpenMP has bound the trainer to";
   }
   compute();
 }

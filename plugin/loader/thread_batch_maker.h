@@ -64,8 +64,10 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   }
 
   void put_request(std::uint32_t index, Request& request) override {
-    cells_[index] = Cell();
-    cells_[index].request.emplace(std::move(request));
+    Cell& cell = cells_[index];
+    cell.batch.reset();
+    cell.error = nullptr;
+    cell.request.emplace(std::move(request));
   }
 
   std::optional<Batch> take_batch(std::uint32_t index, Lease* /*lease*/) override {
