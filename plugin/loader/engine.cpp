@@ -267,10 +267,10 @@ bool Engine::put_off(std::size_t position) noexcept {
 
 /// The newest request in flight, other than `index`, with a result that has memory to give.
 std::optional<std::uint32_t> Engine::newest_result(std::uint32_t index) const noexcept {
-  constexpr std::uint64_t kWorthwhile = 64 * 1024;
+  constexpr std::uint64_t kPage = 4096;
   for (auto other = in_flight_.rbegin(); other != in_flight_.rend(); ++other) {
     if (*other != index && ring_.has_result(*other) &&
-        ring_.charged_bytes(*other) > ring_.slot(*other).request.end + kWorthwhile) {
+        ring_.charged_bytes(*other) > ring_.slot(*other).request.end + kPage) {
       return *other;
     }
   }

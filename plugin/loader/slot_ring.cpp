@@ -110,9 +110,12 @@ SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::ui
 }
 
 std::uint64_t SlotRing::charged_bytes() const noexcept {
+  // A page of each slot is beside the budget: many requests that wait must not keep one large batch from being made.
+  const std::uint64_t page = page_bytes();
   std::uint64_t sum = 0;
   for (std::uint32_t i = 0; i < size(); ++i) {
-    sum += slots_[i].charged.load(std::memory_order_seq_cst);
+    const std::uint64_t charged = charged_bytes(i);
+    sum += charged - std::min(charged, page);
   }
   return sum;
 }
@@ -156,7 +159,7 @@ void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
     if (!charge(index, wanted)) {
       throw_no_memory(bytes, "torchfeed: shared memory is used up: expected at most ", budget,
                       " bytes in all batches together (shared_memory_budget), got ",
-                      charged_bytes() - charged_bytes(index) + wanted, " with a batch of ", bytes, " bytes or more");
+                      charged_bytes() + wanted - committed, " with a batch of ", bytes, " bytes or more");
     }
   }
   const std::uint64_t offset = static_cast<std::uint64_t>(payload(index) - segment_->data());

@@ -17,7 +17,8 @@ struct Status {
 /// From /proc/PID/stat: behind the name in parentheses come state and parent, proc(5).
 Status status_of(const std::string& pid) {
   std::ifstream file("/proc/" + pid + "/stat");
-  const std::string line((std::istreambuf_iterator<char>(file)), {});
+  std::string line;
+  std::getline(file, line, '\0');  // a stream's own reading: a process that ends meanwhile is no exception
   Status status;
   if (const auto end = line.rfind(')'); end != std::string::npos) {
     status.state = line.at(end + 2);
