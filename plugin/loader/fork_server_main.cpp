@@ -111,6 +111,7 @@ class Server {
       if (workers_[id] != 0 || given_up_[id]) {
         continue;
       }
+      header.alive_workers.store(alive() + 1, std::memory_order_release);  // before it can be seen at work
       const pid_t pid = ::fork();
       if (pid == 0) {
         become_worker(static_cast<int>(id));
