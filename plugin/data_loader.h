@@ -64,12 +64,12 @@ class DataLoader {
         telemetry_(options_.trace, static_cast<int>(options_.workers)),
         shard_(std::move(dataset)),
         sampler_(std::move(sampler)),
-        streams_(kStream && !shares_dataset() ? std::max<std::size_t>(options_.workers, 1) : 1) {
+        streams_(is_divided() ? std::max<std::size_t>(options_.workers, 1) : 1) {
     if (options_.workers > 0) {
       auto ring = loader::make_ring(options_);
       maker_ = make_maker(ring->ring);
       engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_,
-                                                 /*needs_all_workers=*/kStream && !shares_dataset());
+                                                 /*needs_all_workers=*/is_divided());
     }
   }
 
@@ -90,7 +90,7 @@ class DataLoader {
                 "Attempted to get a new DataLoader iterator while another iterator is not yet exhausted");
     ++generation_;
     if (engine_) {
-      engine_->cancel(kStream && !shares_dataset() ? &streams_ : nullptr);
+      engine_->cancel(is_divided() ? &streams_ : nullptr);
       if (in_epoch_ && !options_.persistent_workers) {
         engine_->send_workers_home();  // of an epoch that was left early
       }
@@ -220,6 +220,9 @@ class DataLoader {
   bool shares_dataset() const noexcept {
     return Dataset::is_stateful && options_.workers > 0 && options_.worker_mode == WorkerMode::kThread;
   }
+
+  /// Whether each worker has a part of a stream that is its own to read.
+  bool is_divided() const noexcept { return kStream && !shares_dataset(); }
 
   std::unique_ptr<Maker> make_maker(loader::SlotRing& ring) {
     if (options_.worker_mode == WorkerMode::kThread) {
@@ -362,9 +365,8 @@ class DataLoader {
   }
 
   void post(std::uint32_t slot, std::uint64_t batch, std::uint64_t position) {
-    const bool any = !kStream || shares_dataset();
     engine_->post(slot, {options_.seed, epoch_, batch},
-                  any ? loader::kAnyWorker : static_cast<std::uint16_t>(batch % streams_.size()), position);
+                  is_divided() ? static_cast<std::uint16_t>(batch % streams_.size()) : loader::kAnyWorker, position);
   }
 
   /// prefetch(), but an exception of the sampler's waits until the batches before it have been handed out.

@@ -3,6 +3,7 @@
 #include <torchfeed/plugin/data_loader.h>
 
 #include "support/loader_datasets.h"
+#include "support/sanitized.h"
 #include "support/shared_memory.h"
 
 #include <gmock/gmock.h>
@@ -24,15 +25,10 @@ namespace torchfeed {
 namespace {
 
 using testing::gives_both_sizes;
+using testing::kSanitized;
 using testing::memory_used;
 using testing::Sequential;
 using testing::TensorDataset;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 // A loader that stalls is told from a slow one.

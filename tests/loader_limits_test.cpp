@@ -3,6 +3,7 @@
 
 #include "support/forked_child.h"
 #include "support/loader_datasets.h"
+#include "support/sanitized.h"
 #include "support/shared_memory.h"
 
 #include <gmock/gmock.h>
@@ -15,6 +16,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -33,18 +35,13 @@ using testing::gives_both_sizes;
 using ::testing::HasSubstr;
 using testing::index_dataset;
 using testing::indices_tensor;
+using testing::kSanitized;
 using testing::LimitScope;
 using testing::one_epoch_of_indices;
 using testing::said_in_a_child;
 using testing::Sequential;
 using ::testing::StartsWith;
 using testing::TensorDataset;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 // A loader that stalls is told from a slow one.

@@ -1,6 +1,11 @@
 #pragma once
 
+#include <chrono>
+
 namespace torchfeed::loader {
+
+/// How often one that waits for workers looks whether the crew is alive; what it waits for wakes it at once.
+inline constexpr std::chrono::milliseconds kCrewCheck{100};
 
 /// A loader's workers: processes (ForkServer) or threads (ThreadCrew), each in run_worker().
 /// All methods: the trainer, one thread at a time. Destroying it ends the workers and waits for that.

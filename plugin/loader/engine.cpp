@@ -14,8 +14,6 @@
 namespace torchfeed::loader {
 namespace {
 
-// How often a waiting trainer looks whether its fork server is alive; results and dead workers wake it at once.
-constexpr std::chrono::milliseconds kServerCheck{100};
 // Some 10 us of looking before a sleep that costs two system calls and a wake-up of 50 us.
 constexpr std::uint32_t kSpins = 200;
 
@@ -139,7 +137,7 @@ void Engine::wait_for_slot() {
       throw_timeout(options_.timeout->count(), -1, 0, {});
     }
     check_workers();
-    ring_.wait_for_result(std::nullopt, 0, kServerCheck);
+    ring_.wait_for_result(std::nullopt, 0, kCrewCheck);
   }
   telemetry_.waited(begin, {});
 }
@@ -180,7 +178,7 @@ void Engine::wait_until_idle() noexcept {
     if (!busy) {
       return;
     }
-    ring_.wait_for_result(std::nullopt, 0, kServerCheck);
+    ring_.wait_for_result(std::nullopt, 0, kCrewCheck);
   }
 }
 
@@ -199,6 +197,10 @@ std::optional<std::size_t> Engine::find_result() const noexcept {
 
 /// Waits, until `deadline` if there is one, for a result to hand out: its position in in_flight_.
 std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline) {
+  post_held();
+  if (const auto position = find_result()) {
+    return *position;
+  }
   std::optional<Clock::time_point> begin;
   for (;;) {
     post_held();
@@ -210,7 +212,7 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
       return *position;
     }
     const auto now = Clock::now();
-    std::chrono::nanoseconds patience = kServerCheck;
+    std::chrono::nanoseconds patience = kCrewCheck;
     if (deadline && now >= *deadline) {
       telemetry_.waited(begin.value_or(now), {});
       throw_timeout_of_next();

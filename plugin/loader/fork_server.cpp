@@ -21,6 +21,7 @@
 #include <iostream>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 namespace torchfeed::loader {
@@ -28,8 +29,9 @@ namespace {
 
 // The server needs its grace for busy workers, and a core to run on.
 constexpr std::chrono::milliseconds kPatience{3000};
-// How often who waits for workers to leave looks whether the server is alive.
-constexpr std::chrono::milliseconds kServerCheck{100};
+
+constexpr int kForkTries = 10;
+constexpr std::chrono::milliseconds kForkRetry{1};
 
 FileDescriptor checked(int descriptor, const char* what) {
   if (descriptor < 0) {
@@ -94,7 +96,10 @@ ForkServer::ForkServer(const WorkerJob& job, std::uint32_t max_restarts) : ring_
     // Worker threads of another loader may be drawing numbers: a child must not inherit the lock from one of them.
     const at::Generator generator = at::detail::getDefaultCPUGenerator();
     generator.unsafeGetGeneratorImpl()->mutex_.lock();
-    pid_ = ::fork();
+    // OpenBLAS ends its pool before a fork, and a thread that has ended counts against limits for a moment more.
+    for (int tries = 0; (pid_ = ::fork()) < 0 && errno == EAGAIN && tries < kForkTries; ++tries) {
+      std::this_thread::sleep_for(kForkRetry);
+    }
     error = errno;
     generator.unsafeGetGeneratorImpl()->mutex_.unlock();
     if (pid_ == 0) {
@@ -146,7 +151,7 @@ void ForkServer::send_home() noexcept {
   ring_.wake_all_workers();
   poke();
   while (ring_.header().alive_workers.load(std::memory_order_acquire) != 0 && alive()) {
-    ring_.wait_for_workers_to_leave(kServerCheck);
+    ring_.wait_for_workers_to_leave(kCrewCheck);
   }
 }
 
