@@ -23,7 +23,8 @@ constexpr std::uint64_t kBudget = std::uint64_t{8} << 20;
 
 /// A ring on which workers 0 to 7 may work.
 struct Ring : SlotRing {
-  explicit Ring(std::uint32_t slots, std::uint64_t budget = kBudget) : SlotRing(slots, budget, 0) {
+  explicit Ring(std::uint32_t slots, std::uint64_t budget = kBudget, std::uint32_t spins = 0)
+      : SlotRing(slots, budget, spins) {
     header().target_workers = 8;
   }
   std::uint32_t post_next(std::uint64_t ticket) {
@@ -54,6 +55,33 @@ TEST(SlotRing, GivesTheLowestTicketToWhomeverAsksFirst) {
     tickets.push_back(ring.word(index).ticket);
   }
   EXPECT_EQ(tickets, (std::vector<std::uint64_t>{10, 11, 12}));
+}
+
+TEST(SlotRing, GivesRequestsInTheirOrderWhileTheyAreBeingPosted) {
+  // Many slots, so that a look at all of them takes a while, and a worker that looks all the time.
+  Ring ring(512, kBudget, /*spins=*/~0U);
+  constexpr std::uint64_t kBursts = 20'000;
+  constexpr std::uint64_t kBurst = 3;
+  std::atomic<std::uint64_t> done{0};
+  std::thread trainer([&] {
+    for (std::uint64_t burst = 0; burst < kBursts; ++burst) {
+      for (std::uint64_t i = 0; i < kBurst; ++i) {
+        ring.post(static_cast<std::uint32_t>(100 * i), burst * kBurst + i);
+      }
+      while (done < (burst + 1) * kBurst) {
+      }
+    }
+  });
+  std::uint64_t misplaced = 0;
+  for (std::uint64_t ticket = 0; ticket < kBursts * kBurst; ++ticket) {
+    const auto index = ring.wait_for_work(0).value();
+    misplaced += ring.word(index).ticket == ticket ? 0 : 1;
+    ring.finish(index, SlotState::kDone);
+    ring.free(index);
+    ++done;
+  }
+  trainer.join();
+  EXPECT_EQ(misplaced, 0U);
 }
 
 TEST(SlotRing, KeepsARequestForTheWorkerThatAloneMayMakeIt) {

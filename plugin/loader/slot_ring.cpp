@@ -341,19 +341,25 @@ std::optional<std::uint32_t> SlotRing::claim(std::uint32_t worker) noexcept {
     std::uint32_t best = size();
     std::uint64_t best_word = 0;
     std::uint64_t best_ticket = kAnyTicket;
-    for (std::uint32_t i = 0; i < size(); ++i) {
-      const std::uint64_t packed = words_[i].load(std::memory_order_seq_cst);  // SYNC(sleep)
-      const SlotWord current = SlotWord::unpack(packed);
-      if (current.state == SlotState::kPosted && current.ticket < best_ticket &&
-          (current.owner == kAnyWorker || current.owner == worker)) {
-        best = i;
-        best_word = packed;
-        best_ticket = current.ticket;
+    const auto look = [&](std::uint32_t end) {
+      for (std::uint32_t i = 0; i < end; ++i) {
+        const std::uint64_t packed = words_[i].load(std::memory_order_seq_cst);  // SYNC(sleep)
+        const SlotWord current = SlotWord::unpack(packed);
+        if (current.state == SlotState::kPosted && current.ticket < best_ticket &&
+            (current.owner == kAnyWorker || current.owner == worker)) {
+          best = i;
+          best_word = packed;
+          best_ticket = current.ticket;
+        }
       }
-    }
+    };
+    look(size());
     if (best == size()) {
       return std::nullopt;
     }
+    // While this looked, an older request may have come to a slot that it had passed. Whoever sees a request sees all
+    // that were posted before it.
+    look(best);
     const SlotWord taken{SlotState::kTaken, static_cast<std::uint16_t>(worker), best_ticket};
     if (words_[best].compare_exchange_strong(best_word, taken.pack(), std::memory_order_acq_rel)) {
       return best;
