@@ -9,10 +9,8 @@
 #include <torchfeed/plugin/loader/endless_sampler.h>
 #include <torchfeed/plugin/loader/engine.h>
 #include <torchfeed/plugin/loader/process_batch_maker.h>
-#include <torchfeed/plugin/loader/sampler_archive.h>
+#include <torchfeed/plugin/loader/request_source.h>
 #include <torchfeed/plugin/loader/samples_in.h>
-#include <torchfeed/plugin/loader/saved_request.h>
-#include <torchfeed/plugin/loader/stream_shards.h>
 #include <torchfeed/plugin/loader/telemetry.h>
 #include <torchfeed/plugin/loader/thread_batch_maker.h>
 #include <torchfeed/plugin/loader_state.h>
@@ -63,8 +61,8 @@ class DataLoader {
       : options_(options),
         telemetry_(options_.trace, static_cast<int>(options_.workers)),
         shard_(std::move(dataset)),
-        sampler_(std::move(sampler)),
-        streams_(is_divided() ? std::max<std::size_t>(options_.workers, 1) : 1) {
+        source_(std::move(sampler), options_.batch_size, options_.drop_last,
+                is_divided() ? std::max<std::size_t>(options_.workers, 1) : 1) {
     if (options_.workers > 0) {
       auto ring = loader::make_ring(options_);
       maker_ = make_maker(ring->ring);
@@ -86,28 +84,23 @@ class DataLoader {
   /// Throws c10::Error, as torch::data does, if there are workers and another iterator has batches left.
   torch::data::Iterator<BatchType> begin() {
     check_usable();
-    TORCH_CHECK(!engine_ || iterator_.expired() || !in_epoch_ || (engine_->in_flight().empty() && !has_more()),
+    TORCH_CHECK(!engine_ || iterator_.expired() || !in_epoch_ || (engine_->in_flight().empty() && !source_.has_more()),
                 "Attempted to get a new DataLoader iterator while another iterator is not yet exhausted");
     ++generation_;
     if (engine_) {
-      engine_->cancel(is_divided() ? &streams_ : nullptr);
+      engine_->cancel(is_divided() ? &source_.shards() : nullptr);
       if (in_epoch_ && !options_.persistent_workers) {
         engine_->send_workers_home();  // of an epoch that was left early
       }
       engine_->call_workers();
     }
-    if (!std::exchange(resuming_, false)) {
-      resumed_.clear();
-      unposted_.reset();
-      sampler_.reset();
+    if (std::exchange(resuming_, false)) {
+      source_.resume();
+    } else {
+      source_.restart();
       ++epoch_;
-      batch_ = 0;
-      if (Dataset::is_stateful) {
-        streams_.restart();
-      }
     }
     in_epoch_ = true;
-    exhausted_ = false;
     postponed_ = nullptr;
     begin_stateful();
     if (engine_) {
@@ -155,7 +148,6 @@ class DataLoader {
     LoaderState state;
     state.seed = options_.seed;
     state.epoch = epoch_;
-    state.batch = batch_;
     state.in_epoch = in_epoch_ || resuming_;
     TORCH_CHECK(!lost_requests_,
                 "torchfeed: state(): join() was called while batches were in flight whose requests cannot be saved: "
@@ -165,14 +157,7 @@ class DataLoader {
         state.pending.push_back(maker_->save_request(slot));
       }
     }
-    if (unposted_) {
-      state.pending.push_back(loader::save_request(unposted_->request, unposted_->batch, unposted_->position));
-    }
-    state.pending.insert(state.pending.end(), resumed_.begin(), resumed_.end());
-    state.sampler = loader::save_sampler(sampler_);
-    if (kStream) {
-      state.positions = streams_.positions();
-    }
+    source_.save(state);
     return state;
   }
 
@@ -185,25 +170,21 @@ class DataLoader {
   void load_state(const LoaderState& state) {
     check_usable();
     if (kStream) {
-      TORCH_CHECK(state.positions.size() == streams_.size(),
-                  "torchfeed: load_state(): the parts of a stream: expected ", streams_.size(),
+      TORCH_CHECK(state.positions.size() == source_.shards().size(),
+                  "torchfeed: load_state(): the parts of a stream: expected ", source_.shards().size(),
                   " (one for each worker process), got ", state.positions.size());
     }
-    loader::load_sampler(sampler_, state.sampler);
+    source_.load(state);
     if (engine_) {
       engine_->cancel();
     }
     if (kStream) {
-      streams_.set_positions(state.positions);
       shard_.rewind();
     }
-    unposted_.reset();
     options_.seed = state.seed;
     epoch_ = state.epoch;
-    batch_ = state.batch;
     resuming_ = state.in_epoch;
     in_epoch_ = false;
-    resumed_.assign(state.pending.begin(), state.pending.end());
     ++generation_;
   }
 
@@ -211,6 +192,8 @@ class DataLoader {
   static constexpr bool kStream = loader::kIsStream<Dataset, BatchRequestType>;
   using Shard = loader::DatasetShard<Dataset, BatchRequestType>;
   using Maker = loader::DatasetBatchMaker<Dataset, BatchRequestType>;
+  using Source = loader::RequestSource<Dataset, Sampler>;
+  using Request = typename Source::Request;
 
   // Its own optional, torch's or std's depending on LibTorch's version.
   template <typename T>
@@ -252,13 +235,7 @@ class DataLoader {
         lost_requests_ = true;
       }
     }
-    if (unposted_) {
-      if constexpr (Sendable<BatchRequestType>) {
-        requests.push_back(loader::save_request(unposted_->request, unposted_->batch, unposted_->position));
-      }
-      unposted_.reset();
-    }
-    resumed_.insert(resumed_.begin(), requests.begin(), requests.end());
+    source_.put_back(std::move(requests));
   }
 
   void check_usable() const {
@@ -276,80 +253,24 @@ class DataLoader {
     if (engine_) {
       engine_->wait_until_idle();
     }
-    std::int64_t position = streams_.positions()[0];
-    for (const auto& request : resumed_) {
-      const auto before = static_cast<std::int64_t>(request.position);
-      position = position < 0 ? before : std::min(position, before);
-    }
-    shard_.catch_up({options_.seed, epoch_, 0},
-                    {static_cast<std::uint64_t>(std::max<std::int64_t>(position, 0)), options_.batch_size, 0, 1},
+    shard_.catch_up({options_.seed, epoch_, 0}, {source_.position(), options_.batch_size, 0, 1},
                     loader::Workplace::kTrainer);
   }
 
-  std::uint64_t samples_asked(const BatchRequestType& request) const {
-    return loader::samples_asked<Dataset>(request, options_.batch_size);
-  }
-
-  /// What to ask for next, and under which number.
-  struct Request {
-    std::uint64_t batch = 0;
-    std::uint64_t position = 0;
-    BatchRequestType request;
-  };
-
-  /// Puts the sampler's next request into `next`, but at the end of the epoch. Emplaces: a request need not be
-  /// assignable.
-  void next_request(std::optional<Request>& next) {
-    std::optional<loader::StreamShards::Turn> turn;
-    if (kStream) {
-      turn = streams_.next(batch_);
-    }
-    if (kStream && !turn) {
-      exhausted_ = true;
-      return;
-    }
-    Optional<BatchRequestType> request = sampler_.next(options_.batch_size);
-    bool dropped = false;
-    if constexpr (!Dataset::is_stateful) {
-      dropped = request && options_.drop_last && request->size() < options_.batch_size;
-    }
-    if (!request || dropped) {
-      exhausted_ = true;
-      return;
-    }
-    std::uint64_t position = 0;
-    if constexpr (kStream) {
-      batch_ = turn->batch;
-      position = turn->position;
-      streams_.ask(turn->shard, samples_asked(*request));
-    }
-    next.emplace(Request{batch_++, position, std::move(*request)});
-  }
-
-  /// Whether the epoch has requests that were not posted yet, as far as is known.
-  bool has_more() const { return unposted_ || !resumed_.empty() || !(exhausted_ || (kStream && streams_.ended())); }
-
   /// Keeps the workers supplied.
   void prefetch() {
-    while (!postponed_ && has_more()) {
+    while (!postponed_ && source_.has_more()) {
       const auto slot = engine_->find_slot();
-      if (!slot) {
+      Request* next = slot ? source_.peek() : nullptr;
+      if (next == nullptr) {
         return;
       }
-      if (!resumed_.empty()) {
-        maker_->load_request(*slot, resumed_.front());
-        post(*slot, resumed_.front().batch, resumed_.front().position);
-        resumed_.pop_front();
-        continue;
-      }
-      if (!unposted_) {
-        next_request(unposted_);
-      }
-      if (unposted_) {
-        put_request(*slot, *unposted_);
-        post(*slot, unposted_->batch, unposted_->position);
-        unposted_.reset();
-      }
+      put_request(*slot, *next);
+      engine_->post(
+          *slot, {options_.seed, epoch_, next->batch},
+          is_divided() ? static_cast<std::uint16_t>(next->batch % source_.shards().size()) : loader::kAnyWorker,
+          next->position);
+      source_.pop();
     }
   }
 
@@ -359,14 +280,9 @@ class DataLoader {
     } catch (const loader::NoMemoryLeft&) {
       throw;  // there will be some: it is posted then
     } catch (...) {
-      unposted_.reset();
+      source_.pop();
       throw;
     }
-  }
-
-  void post(std::uint32_t slot, std::uint64_t batch, std::uint64_t position) {
-    engine_->post(slot, {options_.seed, epoch_, batch},
-                  is_divided() ? static_cast<std::uint16_t>(batch % streams_.size()) : loader::kAnyWorker, position);
   }
 
   /// prefetch(), but an exception of the sampler's waits until the batches before it have been handed out.
@@ -393,7 +309,7 @@ class DataLoader {
         if (postponed_) {
           std::rethrow_exception(std::exchange(postponed_, nullptr));
         }
-        if (!has_more()) {
+        if (!source_.has_more()) {
           end_epoch();
           return {};
         }
@@ -402,7 +318,7 @@ class DataLoader {
       }
       auto [id, batch] = take_next();
       if (!batch) {
-        streams_.end(static_cast<std::size_t>(id.batch % streams_.size()));
+        source_.shards().end(static_cast<std::size_t>(id.batch % source_.shards().size()));
       } else if (!is_dropped(*batch)) {
         prefetch_later();  // now, so that workers have it while the trainer trains
         telemetry_.handed_out(id);
@@ -415,29 +331,22 @@ class DataLoader {
   std::pair<loader::BatchId, std::optional<BatchType>> take_next() {
     const auto result = engine_->next([this] {
       prefetch_later();
-      return has_more() && !postponed_;
+      return source_.has_more() && !postponed_;
     });
     return {result.id(), maker_->take_batch(result.slot(), result.lease())};
   }
 
   Optional<BatchType> next_inline() {
     for (;;) {
-      std::optional<Request> next;
-      if (!resumed_.empty()) {
-        const LoaderState::Request saved = std::move(resumed_.front());
-        resumed_.pop_front();
-        next.emplace(Request{saved.batch, saved.position, loader::load_request<BatchRequestType>(saved)});
-      } else if (has_more()) {
-        next_request(next);
-      }
-      if (!next) {
+      Request* next = source_.peek();
+      if (next == nullptr) {
         end_epoch();
         return {};
       }
       const loader::BatchId id{options_.seed, epoch_, next->batch};
-      auto batch = make_inline(id, std::move(*next));
+      auto batch = make_inline(id, *next);
       if (!batch) {
-        streams_.end(0);
+        source_.shards().end(0);
       } else if (!is_dropped(*batch)) {
         telemetry_.handed_out(id);
         return Optional<BatchType>(std::move(*batch));
@@ -445,11 +354,13 @@ class DataLoader {
     }
   }
 
-  std::optional<BatchType> make_inline(const loader::BatchId& id, Request next) {
+  std::optional<BatchType> make_inline(const loader::BatchId& id, Request& waiting) {
+    Request next = std::move(waiting);
+    source_.pop();
     const auto begin = std::chrono::steady_clock::now();
     if constexpr (kStream) {
       shard_.catch_up(id, {next.position, options_.batch_size, 0, 1}, loader::Workplace::kTrainer);
-      shard_.advance(samples_asked(next.request));
+      shard_.advance(loader::samples_asked<Dataset>(next.request, options_.batch_size));
     }
     std::optional<BatchType> batch;
     {
@@ -477,19 +388,14 @@ class DataLoader {
   FullDataLoaderOptions options_;
   loader::Telemetry telemetry_;
   Shard shard_;
-  Sampler sampler_;
-  loader::StreamShards streams_;  // of a stream
+  Source source_;
   std::uint64_t epoch_ = 0;
-  std::uint64_t batch_ = 0;  // number of the next request
-  bool in_epoch_ = false;    // begin() was called and the end was not handed out
-  bool exhausted_ = false;   // the sampler has no more
-  bool resuming_ = false;    // the next begin() goes on
+  bool in_epoch_ = false;  // begin() was called and the end was not handed out
+  bool resuming_ = false;  // the next begin() goes on
   bool joined_ = false;
-  bool lost_requests_ = false;       // join() could not keep them for state()
-  std::uint64_t generation_ = 0;     // of the iterator that is alive
-  std::weak_ptr<char> iterator_;     // whether it is
-  std::optional<Request> unposted_;  // has found no memory
-  std::deque<LoaderState::Request> resumed_;
+  bool lost_requests_ = false;    // join() could not keep them for state()
+  std::uint64_t generation_ = 0;  // of the iterator that is alive
+  std::weak_ptr<char> iterator_;  // whether it is
   std::exception_ptr postponed_;
   std::unique_ptr<Maker> maker_;
   std::unique_ptr<loader::Engine> engine_;

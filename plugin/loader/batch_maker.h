@@ -30,9 +30,8 @@ class BatchMaker {
   virtual std::vector<std::size_t> indices(std::uint32_t slot) const = 0;
   /// Throws what fail() left in the slot, with the place where it was thrown.
   [[noreturn]] virtual void rethrow(std::uint32_t slot) = 0;
-  /// The request of a slot as bytes, and back.
+  /// The request of a slot as bytes.
   virtual LoaderState::Request save_request(std::uint32_t slot) const = 0;
-  virtual void load_request(std::uint32_t slot, const LoaderState::Request& request) = 0;
 };
 
 }  // namespace torchfeed::loader

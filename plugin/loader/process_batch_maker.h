@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
@@ -74,13 +73,6 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     const auto* bytes = reinterpret_cast<const char*>(ring_.payload(index));
     return {slot.id.batch, slot.position, slot.request.stream_begin, slot.request.stream_bytes,
             std::string(bytes, static_cast<std::size_t>(slot.request.end))};
-  }
-
-  void load_request(std::uint32_t index, const LoaderState::Request& request) override {
-    // Offsets in a record count from the slot's begin, so that it can move as it is.
-    ring_.reserve(index, request.bytes.size());
-    std::memcpy(ring_.payload(index), request.bytes.data(), request.bytes.size());
-    ring_.slot(index).request = {request.bytes.size(), request.stream_begin, request.stream_bytes};
   }
 
  private:

@@ -92,11 +92,6 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     }
   }
 
-  void load_request(std::uint32_t index, const LoaderState::Request& request) override {
-    auto loaded = loader::load_request<Request>(request);
-    put_request(index, loaded);
-  }
-
  private:
   /// What a slot holds; its owner by the slot's word is who may touch it.
   struct Cell {
