@@ -13,6 +13,8 @@
 #include <torchfeed/plugin/loader/samples_in.h>
 #include <torchfeed/plugin/loader/telemetry.h>
 #include <torchfeed/plugin/loader/thread_batch_maker.h>
+#include <torchfeed/plugin/loader/worker_costs.h>
+#include <torchfeed/plugin/loader/worker_tuner.h>
 #include <torchfeed/plugin/loader_state.h>
 #include <torchfeed/plugin/loader_stats.h>
 #include <torchfeed/plugin/worker_info.h>
@@ -47,8 +49,12 @@ namespace torchfeed {
 /// worker_info(). Batch b of an epoch is then made by worker b mod num_workers. Worker threads share a stateful
 /// dataset, which has to lock what it changes.
 ///
+/// With num_workers(kAuto) the loop makes the first batches itself, and workers come and go as its speed asks for; the
+/// batches are the same. stats().worker_changes and the trace tell. Streams are left to the loop.
+///
 /// One thread at a time calls the methods and the iterators; tensors may go to any thread. Make loaders while no
-/// other thread holds a lock that the dataset needs: workers are forked from this process as it is then.
+/// other thread holds a lock that the dataset needs: workers are forked from this process as it is then (with kAuto, as
+/// it is when the first one is started).
 template <typename Dataset, typename Sampler>
 class DataLoader {
  public:
@@ -59,15 +65,16 @@ class DataLoader {
   /// that worker processes cannot send, std::system_error if shared memory, processes or threads are not to be had.
   DataLoader(Dataset dataset, Sampler sampler, const DataLoaderOptions& options)
       : options_(options),
-        telemetry_(options_.trace, static_cast<int>(options_.workers)),
+        telemetry_(options_.trace),
         shard_(std::move(dataset)),
         source_(std::move(sampler), options_.batch_size, options_.drop_last,
                 is_divided() ? std::max<std::size_t>(options_.workers, 1) : 1) {
-    if (options_.workers > 0) {
-      auto ring = loader::make_ring(options_);
-      maker_ = make_maker(ring->ring);
-      engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_,
-                                                 /*needs_all_workers=*/is_divided());
+    if (options_.auto_workers) {
+      if (!kStream && (kSendable || options_.worker_mode == WorkerMode::kThread)) {
+        tuner_.emplace([this] { return limits_of_workers(); });
+      }
+    } else if (options_.workers > 0) {
+      start_engine(options_.workers);
     }
   }
 
@@ -103,10 +110,10 @@ class DataLoader {
     in_epoch_ = true;
     postponed_ = nullptr;
     begin_stateful();
+    telemetry_.epoch_begins();
     if (engine_) {
       prefetch_later();
     }
-    telemetry_.no_step();
     auto token = std::make_shared<char>();
     iterator_ = token;
     return torch::data::Iterator<BatchType>(std::make_unique<loader::BatchIterator<BatchType>>(
@@ -126,7 +133,7 @@ class DataLoader {
       telemetry_.stats().workers = 0;
       engine_.reset();
     }
-    joined_ = options_.workers > 0;
+    joined_ = options_.workers > 0 || options_.auto_workers;
   }
 
   const FullDataLoaderOptions& options() const noexcept { return options_; }
@@ -195,6 +202,9 @@ class DataLoader {
   using Source = loader::RequestSource<Dataset, Sampler>;
   using Request = typename Source::Request;
 
+  /// Whether worker processes can have requests and answer with batches.
+  static constexpr bool kSendable = Sendable<BatchRequestType> && Sendable<typename Dataset::BatchType>;
+
   // Its own optional, torch's or std's depending on LibTorch's version.
   template <typename T>
   using Optional = detail::TorchOptional<T>;
@@ -207,12 +217,21 @@ class DataLoader {
   /// Whether each worker has a part of a stream that is its own to read.
   bool is_divided() const noexcept { return kStream && !shares_dataset(); }
 
+  void start_engine(std::size_t workers) {
+    auto ring = loader::make_ring(options_);
+    maker_ = make_maker(ring->ring);
+    engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_, workers,
+                                               /*needs_all_workers=*/is_divided());
+    workers_ = workers;
+    telemetry_.workers_start(static_cast<int>(options_.workers));
+  }
+
   std::unique_ptr<Maker> make_maker(loader::SlotRing& ring) {
     if (options_.worker_mode == WorkerMode::kThread) {
       return std::make_unique<loader::ThreadBatchMaker<Dataset, BatchRequestType>>(ring, shard_, options_.batch_size,
                                                                                    options_.workers);
     }
-    if constexpr (Sendable<BatchRequestType> && Sendable<typename Dataset::BatchType>) {
+    if constexpr (kSendable) {
       return std::make_unique<loader::ProcessBatchMaker<Dataset, BatchRequestType>>(ring, shard_, options_.batch_size,
                                                                                     options_.workers);
     } else {
@@ -259,7 +278,7 @@ class DataLoader {
 
   /// Keeps the workers supplied.
   void prefetch() {
-    while (!postponed_ && source_.has_more()) {
+    while (workers_ > 0 && !postponed_ && source_.has_more()) {
       const auto slot = engine_->find_slot();
       Request* next = slot ? source_.peek() : nullptr;
       if (next == nullptr) {
@@ -299,7 +318,42 @@ class DataLoader {
                 "torchfeed: this iterator's epoch has ended: begin(), load_state() or join() was called since");
     check_usable();
     telemetry_.step_ends();
-    return engine_ ? next_from_workers() : next_inline();
+    if (tuner_ && telemetry_.stats().batches >= tuner_->next_look()) {
+      tune_workers();
+    }
+    return workers_ > 0 || (engine_ && !engine_->in_flight().empty()) ? next_from_workers() : next_inline();
+  }
+
+  /// Gives the loop the number of workers that it goes fastest with, as far as is known.
+  void tune_workers() {
+    const auto wanted = static_cast<std::size_t>(tuner_->look(telemetry_.reading()));
+    if (wanted == workers_) {
+      return;
+    }
+    telemetry_.workers_change(static_cast<int>(workers_), static_cast<int>(wanted), tuner_->reason());
+    const std::size_t before = std::exchange(workers_, wanted);
+    try {
+      if (!engine_) {
+        start_engine(wanted);
+      } else if (wanted > 0 || engine_->in_flight().empty()) {
+        engine_->set_workers(wanted);
+      }  // else they leave when they have made what was asked for
+    } catch (const std::exception& error) {
+      TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on with ", before, " workers: ", error.what());
+      workers_ = before;
+      if (engine_ && (before > 0 || engine_->in_flight().empty())) {
+        engine_->set_workers(before);
+      }
+      tuner_.reset();
+    }
+  }
+
+  loader::TunerLimits limits_of_workers() {
+    options_.plan_workers(telemetry_.computing());
+    if (!std::is_copy_constructible_v<Dataset> && options_.worker_mode == WorkerMode::kThread) {
+      options_.workers = std::min<std::size_t>(options_.workers, 1);  // each thread has a copy
+    }
+    return loader::costs_of_workers(options_);
   }
 
   Optional<BatchType> next_from_workers() {
@@ -337,6 +391,12 @@ class DataLoader {
   }
 
   Optional<BatchType> next_inline() {
+    if (postponed_) {
+      std::rethrow_exception(std::exchange(postponed_, nullptr));
+    }
+    if (engine_ && engine_->workers() > 0) {
+      engine_->set_workers(0);  // they have made what was asked for, and kAuto leaves the rest to the loop
+    }
     for (;;) {
       Request* next = source_.peek();
       if (next == nullptr) {
@@ -358,6 +418,7 @@ class DataLoader {
     Request next = std::move(waiting);
     source_.pop();
     const auto begin = std::chrono::steady_clock::now();
+    const double cpu_begin = telemetry_.cpu_seconds();
     if constexpr (kStream) {
       shard_.catch_up(id, {next.position, options_.batch_size, 0, 1}, loader::Workplace::kTrainer);
       shard_.advance(loader::samples_asked<Dataset>(next.request, options_.batch_size));
@@ -367,7 +428,7 @@ class DataLoader {
       const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer);
       batch = loader::unwrap_batch<Dataset>(shard_.get_batch(std::move(next.request)));
     }
-    telemetry_.made_inline(begin, id);
+    telemetry_.made_inline(begin, cpu_begin, id);
     return batch;
   }
 
@@ -379,7 +440,7 @@ class DataLoader {
 
   void end_epoch() {
     in_epoch_ = false;
-    telemetry_.flush();
+    telemetry_.epoch_ends();
     if (engine_ && !options_.persistent_workers) {
       engine_->send_workers_home();
     }
@@ -397,6 +458,8 @@ class DataLoader {
   std::uint64_t generation_ = 0;  // of the iterator that is alive
   std::weak_ptr<char> iterator_;  // whether it is
   std::exception_ptr postponed_;
+  std::optional<loader::WorkerTuner> tuner_;
+  std::size_t workers_ = 0;  // that the loop has now
   std::unique_ptr<Maker> maker_;
   std::unique_ptr<loader::Engine> engine_;
 };

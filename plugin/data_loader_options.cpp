@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::int64_t kMostWorkers = 1024;
 constexpr std::size_t kMostJobs = 16384;
+// Workers that kAuto takes where they wait more than they compute.
+constexpr std::size_t kMostAuto = 32;
 constexpr std::size_t kSmallestBudget = std::size_t{1} << 20;
 
 /// Drawn, and not only read: two loaders made one after the other differ.
@@ -79,15 +81,16 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
 
   FullDataLoaderOptions full;
   full.batch_size = options.batch_size();
-  full.workers = options.num_workers() == kAuto
-                     ? static_cast<std::size_t>(std::max(0, ThreadingOptimizer().plan().dataloader))
-                     : static_cast<std::size_t>(options.num_workers());
+  full.auto_workers = options.num_workers() == kAuto;
+  full.workers = options.workers();
   full.worker_mode = options.worker_mode();
-  TORCH_CHECK(options.prefetch_factor() <= kMostJobs / std::max<std::size_t>(full.workers, 1) &&
-                  options.max_jobs().value_or(1) <= kMostJobs,
-              "DataLoaderOptions: prefetch_factor * num_workers or max_jobs: expected at most ", kMostJobs,
-              " batches ahead, got ", options.max_jobs().value_or(options.prefetch_factor()),
-              options.max_jobs() ? "" : " for each worker");
+  TORCH_CHECK(
+      options.prefetch_factor() <= kMostJobs / std::max<std::size_t>(full.workers, full.auto_workers ? kMostAuto : 1) &&
+          options.max_jobs().value_or(1) <= kMostJobs,
+      "DataLoaderOptions: prefetch_factor * num_workers or max_jobs: expected at most ", kMostJobs,
+      " batches ahead, got ", options.max_jobs().value_or(options.prefetch_factor()),
+      options.max_jobs() ? "" : " for each worker");
+  full.prefetch_factor = options.max_jobs() ? 0 : options.prefetch_factor();
   full.max_jobs = options.max_jobs().value_or(options.prefetch_factor() * full.workers);
   full.persistent_workers = options.persistent_workers();
   full.enforce_ordering = options.in_order();
@@ -96,17 +99,31 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
   full.seed = options.seed() ? *options.seed() : draw_seed();
   full.worker_init_fn = options.worker_init_fn();
   full.max_worker_restarts = std::min(options.max_worker_restarts(), std::size_t{1} << 30);
-  if (options.shared_memory_budget()) {
-    full.shared_memory_budget = *options.shared_memory_budget();
-  } else if (full.workers > 0 && full.worker_mode == WorkerMode::kProcess) {
-    full.shared_memory_budget = default_budget();
-  }
+  full.shared_memory_budget = options.shared_memory_budget().value_or(0);
+  full.set_default_budget();
   full.pin_memory = options.pin_memory();
-  if (full.pin_memory && (full.workers == 0 || full.worker_mode != WorkerMode::kProcess)) {
+  const bool has_workers = full.workers > 0 || full.auto_workers;
+  if (full.pin_memory && (!has_workers || full.worker_mode != WorkerMode::kProcess)) {
     TORCH_WARN_ONCE("DataLoaderOptions: pin_memory is for batches of worker processes, others are not pinned");
   }
   full.trace = options.trace();
   return full;
+}
+
+void FullDataLoaderOptions::set_default_budget() {
+  if (shared_memory_budget == 0 && workers > 0 && worker_mode == WorkerMode::kProcess) {
+    shared_memory_budget = default_budget();
+  }
+}
+
+void FullDataLoaderOptions::plan_workers(double computing) {
+  const int planned = std::max(0, ThreadingOptimizer().plan().dataloader);
+  const double waiting_too = planned / std::max(computing, static_cast<double>(planned) / kMostAuto);
+  workers = static_cast<std::size_t>(std::max<double>(planned, std::min<double>(waiting_too, kMostAuto)));
+  if (prefetch_factor > 0) {
+    max_jobs = prefetch_factor * workers;
+  }
+  set_default_budget();
 }
 
 }  // namespace torchfeed

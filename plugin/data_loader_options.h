@@ -28,7 +28,9 @@ struct DataLoaderOptions {
   /// Samples a batch; at least 1.
   TORCH_ARG(std::size_t, batch_size) = 1;
 
-  /// Workers: 0 makes batches in the trainer's thread, kAuto asks the threading plan. At most 1024.
+  /// Workers: 0 makes batches in the trainer's thread. At most 1024. kAuto begins with none, and while training runs
+  /// starts and ends workers as that makes it faster (streams and what worker processes cannot send stay without); both
+  /// the trainer and workers make batches then, and a worker is forked from the trainer as that is in mid-training.
   TORCH_ARG(std::int64_t, num_workers) = 0;
 
   /// What a worker is: a process of its own, or a thread of the trainer's.
@@ -90,10 +92,21 @@ struct FullDataLoaderOptions {
   /// Throws c10::Error if a value is out of range.
   static FullDataLoaderOptions resolve(const DataLoaderOptions& options);
 
+  /// With auto_workers: finds out how many there may be, and sets what depends on that. `computing`: share of a
+  /// batch's time in which making it uses a core, 0 to 1; those who wait may be more than the cores.
+  void plan_workers(double computing);
+
   std::size_t batch_size = 1;
+  /// The workers; with auto_workers, the most that there will be: 0 until that has to be known.
   std::size_t workers = 0;
+  bool auto_workers = false;
   WorkerMode worker_mode = WorkerMode::kProcess;
-  std::size_t max_jobs = 0;
+  /// Batches asked for ahead by so many workers, at least 1 if there are any.
+  std::size_t jobs_for(std::size_t count) const noexcept {
+    return prefetch_factor > 0 ? prefetch_factor * count : max_jobs;
+  }
+  std::size_t max_jobs = 0;         // by all workers
+  std::size_t prefetch_factor = 0;  // 0: max_jobs whatever the number of workers
   bool persistent_workers = true;
   bool enforce_ordering = true;
   bool drop_last = false;
@@ -107,6 +120,7 @@ struct FullDataLoaderOptions {
 
  private:
   FullDataLoaderOptions() = default;
+  void set_default_budget();
 };
 
 }  // namespace torchfeed

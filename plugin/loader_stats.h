@@ -2,8 +2,18 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace torchfeed {
+
+/// A decision of num_workers(kAuto).
+struct WorkerChange {
+  std::uint64_t batch = 0;  ///< batches handed out before it
+  int from = 0;
+  int to = 0;
+  std::string reason;
+};
 
 /// What a DataLoader has done since it was made. Read by `DataLoader::stats()` in the trainer's thread.
 struct LoaderStats {
@@ -16,6 +26,7 @@ struct LoaderStats {
   std::uint64_t copied_batches =
       0;            ///< batches copied out of their slot, as those kept left too few or too little memory
   int workers = 0;  ///< workers now, 0 inline
+  std::vector<WorkerChange> worker_changes;  ///< of kAuto, the last 100
 
   /// Share of the workers' time that went into batches while the training loop ran, 0 to 1; 0 inline.
   double worker_use() const noexcept {

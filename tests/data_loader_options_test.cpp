@@ -39,11 +39,21 @@ TEST(DataLoaderOptions, AcceptsTorchDataOptionsAndNames) {
   EXPECT_FALSE(DataLoaderOptions().enforce_ordering(false).in_order());
 }
 
-TEST(DataLoaderOptions, ChoosesANumberOfWorkersForKAuto) {
+TEST(DataLoaderOptions, PlansForKAutoWhenThatHasToBeKnown) {
   auto loader = make_data_loader<Sequential>(index_dataset(30), DataLoaderOptions(10).num_workers(kAuto));
-  EXPECT_EQ(loader->options().workers, static_cast<std::size_t>(ThreadingOptimizer().plan().dataloader));
-  EXPECT_LT(loader->options().workers, std::max(std::thread::hardware_concurrency(), 1U));
-  EXPECT_EQ(one_epoch_of_indices(*loader), counting(30));
+  EXPECT_TRUE(loader->options().auto_workers);
+  EXPECT_EQ(loader->options().workers, 0U) << "nothing was asked of the machine yet";
+  FullDataLoaderOptions options(DataLoaderOptions(10).num_workers(kAuto).prefetch_factor(3));
+  options.plan_workers(/*computing=*/1);
+  const std::size_t planned = options.workers;
+  EXPECT_EQ(planned, static_cast<std::size_t>(ThreadingOptimizer().plan().dataloader));
+  EXPECT_EQ(options.max_jobs, 3 * planned);
+  EXPECT_EQ(options.jobs_for(2), 6U);
+  EXPECT_EQ(options.shared_memory_budget > 0, planned > 0);
+  options.plan_workers(/*computing=*/0.5);
+  EXPECT_EQ(options.workers, std::min<std::size_t>(2 * planned, 32)) << "who waits half of the time shares a core";
+  options.plan_workers(/*computing=*/0);
+  EXPECT_EQ(options.workers, planned > 0 ? 32U : 0U);
 }
 
 /// What a call throws, as text.

@@ -1,6 +1,7 @@
 // Datasets that are read forward and not by index: torch::data's streams, stateful datasets and chunks, whoever reads.
 #include <torchfeed/plugin/data_loader.h>
 
+#include "support/epoch_with_errors.h"
 #include "support/loader_datasets.h"
 #include "support/shared_counter.h"
 #include "support/stream_datasets.h"
@@ -23,6 +24,7 @@
 namespace torchfeed {
 namespace {
 
+using testing::epoch_with_errors;
 namespace datasets = torch::data::datasets;
 using testing::counting;
 using ::testing::HasSubstr;
@@ -233,30 +235,6 @@ TEST(StreamDeath, OfAWorkerCostsAStatefulDatasetNoRecord) {
       EXPECT_EQ(one_epoch_of_indices(*loader), round_robin(100, workers, 4)) << workers << " workers, " << epoch;
     }
     EXPECT_EQ(loader->stats().worker_restarts, 1U);
-  }
-}
-
-/// The records of an epoch in which batches fail, and the texts of their errors.
-template <typename Error, typename Loader>
-std::pair<Records, std::vector<std::string>> epoch_with_errors(Loader& loader) {
-  Records records;
-  std::vector<std::string> texts;
-  auto iterator = loader.begin();
-  bool fetched = false;  // an iterator whose first batch failed fetches the next one by itself
-  for (;;) {
-    try {
-      if (fetched) {
-        ++iterator;
-      }
-      if (iterator == loader.end()) {
-        return {records, texts};
-      }
-      fetched = true;
-      const auto* data = iterator->template data_ptr<std::int64_t>();
-      records.insert(records.end(), data, data + iterator->numel());
-    } catch (const Error& error) {
-      texts.emplace_back(error.what());
-    }
   }
 }
 

@@ -18,7 +18,8 @@ class Crew {
 
   /// Whether dead workers are replaced. May cost a system call.
   virtual bool alive() const noexcept = 0;
-  /// Brings the number of workers to the ring's target_workers: there will be so many soon.
+  /// Brings the number of workers to the ring's target_workers: there will be so many soon. Those at or above it have
+  /// been woken.
   virtual void call() = 0;
   /// The same when the target is 0; returns when all have left.
   virtual void send_home() noexcept = 0;

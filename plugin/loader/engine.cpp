@@ -32,7 +32,7 @@ std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
   // Threads need the slots' words, not their memory.
   const std::uint64_t budget = options.worker_mode == WorkerMode::kThread ? 0 : options.shared_memory_budget;
   auto ring = std::make_shared<LeasedRing>(static_cast<std::uint32_t>(options.max_jobs) + most_leases(options), budget,
-                                           spins_for(options.workers));
+                                           /*spins=*/0);
   if (options.pin_memory && options.worker_mode == WorkerMode::kProcess) {
     if (const auto driver = find_host_memory_driver()) {
       ring->pinned.emplace(*driver);
@@ -62,15 +62,18 @@ Engine::Result::~Result() {
 // ---- Engine ----
 
 Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing> ring, BatchMaker& maker,
-               Telemetry& telemetry, bool needs_all_workers)
+               Telemetry& telemetry, std::size_t workers, bool needs_all_workers)
     : options_(options),
+      workers_(workers),
+      max_jobs_(options.jobs_for(workers)),
       maker_(maker),
       telemetry_(telemetry),
       shared_(std::move(ring)),
       ring_(shared_->ring),
       memory_(*shared_),
       most_leases_(most_leases(options)) {
-  ring_.header().target_workers.store(static_cast<std::uint32_t>(options.workers), std::memory_order_relaxed);
+  ring_.header().spins.store(spins_for(workers), std::memory_order_relaxed);
+  ring_.header().target_workers.store(static_cast<std::uint32_t>(workers), std::memory_order_relaxed);
   ring_.header().needs_all_workers = needs_all_workers;
   const WorkerJob job{
       &ring_, &maker_, static_cast<int>(options.workers), options.seed, options.worker_mode, options.worker_init_fn};
@@ -112,11 +115,11 @@ std::optional<std::uint32_t> Engine::find_slot() noexcept {
   if (held_ != 0) {
     return std::nullopt;
   }
-  if (in_flight_.size() >= options_.max_jobs) {
+  if (in_flight_.size() >= max_jobs_) {
     if (!counts_unfinished_only()) {
       return std::nullopt;
     }
-    if (in_flight_.size() - finished() >= options_.max_jobs) {
+    if (in_flight_.size() - finished() >= max_jobs_) {
       return std::nullopt;
     }
   }
@@ -340,8 +343,18 @@ Engine::Result Engine::next(const std::function<bool()>& refill) {
 
 // ---- Workers ----
 
+void Engine::set_workers(std::size_t count) {
+  workers_ = count;
+  max_jobs_ = options_.jobs_for(count);
+  RingHeader& header = ring_.header();
+  header.spins.store(spins_for(count), std::memory_order_relaxed);
+  header.target_workers.store(static_cast<std::uint32_t>(count), std::memory_order_seq_cst);
+  ring_.wake_all_workers();
+  crew_->call();
+}
+
 void Engine::call_workers() {
-  if (ring_.header().target_workers.exchange(static_cast<std::uint32_t>(options_.workers)) != options_.workers) {
+  if (ring_.header().target_workers.exchange(static_cast<std::uint32_t>(workers_)) != workers_) {
     try {
       crew_->call();
     } catch (...) {

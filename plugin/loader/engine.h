@@ -30,9 +30,10 @@ std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options);
 class Engine {
  public:
   /// Starts the workers; worker processes use `maker` as it is at this moment. `maker` and `telemetry` live longer.
-  /// `needs_all_workers`: no other worker can do what one does.
+  /// `workers`: how many to begin with, at most the options' number. `needs_all_workers`: no other worker can do what
+  /// one does.
   Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing> ring, BatchMaker& maker,
-         Telemetry& telemetry, bool needs_all_workers);
+         Telemetry& telemetry, std::size_t workers, bool needs_all_workers);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -96,6 +97,11 @@ class Engine {
 
   // ---- Workers ----
 
+  /// Has so many workers from now on, at most the options' number; 0 only while no request is in flight. Those who have
+  /// to leave finish the batch that they are at, and threads are waited for. Throws std::system_error if a thread
+  /// cannot be had.
+  void set_workers(std::size_t count);
+  std::size_t workers() const noexcept { return workers_; }
   /// Makes sure that there are workers: none are if send_workers_home() was called.
   void call_workers();
   /// Ends all workers and waits for that. No request may be in flight.
@@ -121,6 +127,8 @@ class Engine {
   [[noreturn]] void throw_timeout_of_next() const;
 
   const FullDataLoaderOptions options_;
+  std::size_t workers_;   // as they should be in an epoch
+  std::size_t max_jobs_;  // by so many
   BatchMaker& maker_;
   Telemetry& telemetry_;
   std::shared_ptr<LeasedRing> shared_;

@@ -62,23 +62,19 @@ class Server {
   }
 
  private:
-  /// Workers at or above `target` leave by themselves, at the latest when their batch is done; those that do not are
-  /// killed after the grace. Whether any has still to leave.
+  /// Workers leave by themselves, at the latest when their batch is done. Where all have to leave, nobody waits for
+  /// that batch, and those that do not are killed after the grace. Whether any has still to leave for that.
   bool send_home(std::uint32_t target) {
-    bool leaving = false;
-    for (std::size_t id = target; id < workers_.size(); ++id) {
-      leaving = leaving || workers_[id] != 0;
-    }
-    if (!leaving) {
+    if (target > 0 || alive() == 0) {
       deadline_.reset();
       return false;
     }
     if (!deadline_) {
       deadline_ = Clock::now() + kGrace;
     } else if (Clock::now() >= *deadline_) {
-      for (std::size_t id = target; id < workers_.size(); ++id) {
-        if (workers_[id] != 0) {
-          ::kill(workers_[id], SIGKILL);
+      for (const pid_t pid : workers_) {
+        if (pid != 0) {
+          ::kill(pid, SIGKILL);
         }
       }
     }

@@ -97,7 +97,7 @@ SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::ui
   std::byte* base = segment_->data();
   header_ = new (base) RingHeader{};
   header_->slot_count = slot_count;
-  header_->spins = spins;
+  header_->spins.store(spins, std::memory_order_relaxed);
   header_->slot_bytes = slot_bytes;
   header_->budget_bytes = budget_bytes;
   words_ = reinterpret_cast<std::atomic<std::uint64_t>*>(base + layout.words);
@@ -266,7 +266,8 @@ bool SlotRing::has_free() const noexcept {
 
 void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
                                std::chrono::nanoseconds timeout, std::size_t known) noexcept {
-  for (std::uint32_t spin = 0; spin < header_->spins; ++spin) {
+  const std::uint32_t spins = header_->spins.load(std::memory_order_relaxed);
+  for (std::uint32_t spin = 0; spin < spins; ++spin) {
     if (any_result(index, first_ticket, known)) {
       return;
     }
@@ -385,7 +386,7 @@ bool SlotRing::must_leave(std::uint32_t worker) const noexcept {
 
 std::optional<std::uint32_t> SlotRing::wait_for_work(std::uint32_t worker) noexcept {
   const std::uint64_t bit = std::uint64_t{1} << (worker % 64);
-  std::uint32_t spins = header_->spins;
+  std::uint32_t spins = header_->spins.load(std::memory_order_relaxed);
   for (;;) {
     if (must_leave(worker)) {
       return std::nullopt;

@@ -109,7 +109,6 @@ struct Slot {
 struct RingHeader {
   // Constant once made.
   std::uint32_t slot_count;
-  std::uint32_t spins;  ///< looks before sleeping; 0 where processes outnumber cores
   std::uint64_t slot_bytes;
   std::uint64_t budget_bytes;
   bool needs_all_workers;  ///< a worker that cannot be replaced leaves requests that no other may claim
@@ -117,6 +116,7 @@ struct RingHeader {
   // Written by the trainer.
   alignas(64) std::atomic<std::uint32_t> target_workers;  ///< workers with an id at or above it leave
   std::atomic<std::uint32_t> stop;
+  std::atomic<std::uint32_t> spins;  ///< looks before sleeping; 0 where processes outnumber cores
 
   // The trainer's wish, taken back by the worker that meets it.
   alignas(64) std::atomic<std::uint64_t> awaited;

@@ -2,6 +2,7 @@
 
 #include <torchfeed/plugin/loader/slot_ring.h>
 #include <torchfeed/plugin/loader/trace.h>
+#include <torchfeed/plugin/loader/worker_tuner.h>
 #include <torchfeed/plugin/loader_stats.h>
 
 #include <chrono>
@@ -17,26 +18,36 @@ class Telemetry {
   using Clock = std::chrono::steady_clock;
 
   /// `trace_path`: empty for none. Throws as Trace.
-  Telemetry(const std::string& trace_path, int workers);
+  explicit Telemetry(const std::string& trace_path);
 
   LoaderStats& stats() noexcept { return stats_; }
   const LoaderStats& stats() const noexcept { return stats_; }
 
+  /// There may be so many workers from now on.
+  void workers_start(int count);
+  /// An epoch begins, and with it the loop's time; one that was left early ended with its last batch.
+  void epoch_begins();
+  void epoch_ends();
   /// The training loop asks for a batch: its step has ended.
   void step_ends();
   /// The training loop has batch `id`, and begins its step.
   void handed_out(const BatchId& id);
-  /// The loop was left early: what follows is no step.
-  void no_step() noexcept { in_step_ = false; }
-
   /// The trainer waited for batch `id` from `begin` until now.
   void waited(Clock::time_point begin, const BatchId& id);
   /// `worker` made batch `id`.
   void produced(int worker, std::int64_t begin, std::int64_t nanoseconds, const BatchId& id);
-  /// The trainer itself made batch `id`, from `begin` until now.
-  void made_inline(Clock::time_point begin, const BatchId& id);
+  /// The trainer itself made batch `id`, from `begin` until now. `cpu_begin`: cpu_seconds() then.
+  void made_inline(Clock::time_point begin, double cpu_begin, const BatchId& id);
+  /// CPU time of this thread, where a few batches are still to be measured; else 0.
+  double cpu_seconds() const noexcept;
+  /// Share of the time of the batches made inline in which this thread was computing, 0 to 1; 1 if there were none.
+  double computing() const noexcept;
   /// As many workers as that have been replaced by now.
   void restarts(std::uint64_t count);
+  /// The number of workers changes.
+  void workers_change(int from, int to, const std::string& reason);
+  /// What there is to decide that by.
+  TunerReading reading() const;
   /// Writes the trace's events to its file.
   void flush();
 
@@ -49,6 +60,12 @@ class Telemetry {
   std::unique_ptr<Trace> trace_;
   bool in_step_ = false;
   Clock::time_point step_begin_;
+  bool in_epoch_ = false;
+  Clock::time_point epoch_begin_;
+  double seconds_ = 0;  // of epochs before this one
+  int cpu_batches_ = 0;
+  double cpu_seconds_ = 0;  // of them
+  double cpu_wall_seconds_ = 0;
   BatchId step_of_;
 };
 

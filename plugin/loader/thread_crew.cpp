@@ -32,6 +32,10 @@ ThreadCrew::ThreadCrew(WorkerJob job) : job_(std::move(job)) {
 ThreadCrew::~ThreadCrew() { send_home(); }
 
 void ThreadCrew::call() {
+  const std::size_t target = job_.ring->header().target_workers.load(std::memory_order_relaxed);
+  for (; threads_.size() > target; threads_.pop_back()) {
+    threads_.back().join();  // its number, and its copy of the dataset, may be another's soon
+  }
   // Signals are the trainer's: a handler that runs in a worker would surprise its author.
   sigset_t all;
   sigset_t before;
@@ -41,7 +45,7 @@ void ThreadCrew::call() {
   }
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
-    while (threads_.size() < job_.ring->header().target_workers.load(std::memory_order_relaxed)) {
+    while (threads_.size() < target) {
       threads_.emplace_back([this, id = static_cast<int>(threads_.size())] { run_thread(job_, id); });
     }
   } catch (...) {

@@ -34,18 +34,25 @@ std::string format(const char* text, Values... values) {
 
 }  // namespace
 
-Trace::Trace(std::string path, int workers)
+Trace::Trace(std::string path)
     : path_(std::move(path)), file_(::open(path_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0666)) {
   if (file_.get() < 0) {
     throw std::system_error(errno, std::generic_category(), "torchfeed: trace: " + path_);
   }
   buffer_ = "[\n";
   buffer_ += format(R"({"name":"process_name","ph":"M","pid":%d,"args":{"name":"torchfeed"}})", ::getpid());
-  for (int row = 0; row <= workers; ++row) {
-    const std::string name = row == kTrainer ? "trainer" : "worker " + std::to_string(row - 1);
-    add(format(R"({"name":"thread_name","ph":"M","pid":%d,"tid":%d,"args":{"name":"%s"}})", ::getpid(), row,
-               name.c_str()));
+  name_row(kTrainer, "trainer");
+}
+
+void Trace::name_workers(int count) {
+  for (; named_workers_ < count; ++named_workers_) {
+    name_row(named_workers_ + 1, "worker " + std::to_string(named_workers_));
   }
+}
+
+void Trace::name_row(int row, const std::string& name) {
+  add(format(R"({"name":"thread_name","ph":"M","pid":%d,"tid":%d,"args":{"name":"%s"}})", ::getpid(), row,
+             name.c_str()));
 }
 
 Trace::~Trace() {
@@ -63,9 +70,9 @@ void Trace::span(const char* name, int row, std::int64_t begin, std::int64_t dur
              static_cast<unsigned long long>(epoch), static_cast<unsigned long long>(batch)));
 }
 
-void Trace::instant(const char* name, int row, std::int64_t when) {
-  add(format(R"({"name":"%s","ph":"i","s":"t","pid":%d,"tid":%d,"ts":%s})", name, ::getpid(), row,
-             microseconds(when).c_str()));
+void Trace::instant(const std::string& name, int row, std::int64_t when) {
+  add("{\"name\":\"" + name + '"' +
+      format(R"(,"ph":"i","s":"t","pid":%d,"tid":%d,"ts":%s})", ::getpid(), row, microseconds(when).c_str()));
 }
 
 void Trace::add(const std::string& event) {

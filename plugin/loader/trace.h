@@ -14,7 +14,7 @@ namespace torchfeed::loader {
 class Trace {
  public:
   /// Overwrites `path`. Throws std::system_error if it cannot be written.
-  Trace(std::string path, int workers);
+  explicit Trace(std::string path);
   ~Trace();
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
@@ -25,17 +25,21 @@ class Trace {
   /// Something that took a while. Times are steady_clock's nanoseconds; `name` needs no escapes.
   void span(const char* name, int row, std::int64_t begin, std::int64_t duration, std::uint64_t epoch,
             std::uint64_t batch);
-  /// Something that happened.
-  void instant(const char* name, int row, std::int64_t when);
+  /// Something that happened. `name` needs no escapes.
+  void instant(const std::string& name, int row, std::int64_t when);
+  /// Names the rows of the first `count` workers.
+  void name_workers(int count);
   /// Writes what is in memory. If that fails (the disk is full) it warns, and nothing more is written.
   void flush();
 
  private:
+  void name_row(int row, const std::string& name);
   void add(const std::string& event);
 
   std::string path_;
   FileDescriptor file_;
   std::string buffer_;
+  int named_workers_ = 0;
   const std::uint32_t owner_depth_ = fork_depth();
 };
 
