@@ -1,9 +1,11 @@
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cgroup_limits.h>
+#include <torchfeed/plugin/threading/free_memory.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
-#include <torchfeed/plugin/threading/thread_plan.h>
+#include <torchfeed/plugin/threading/planner.h>
 #include <torchfeed/plugin/threading/topology.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
@@ -15,9 +17,34 @@ namespace {
 
 using threading::kMaxThreads;
 
+/// As the loader's own options have it.
+constexpr int kMostWorkers = 1024;
+
 void check_count(const char* where, const char* name, int count, int least) {
   TORCH_CHECK(count >= least && count <= kMaxThreads, where, ": expected ", name, " from ", least, " to ", kMaxThreads,
               ", got ", count);
+}
+
+std::uint64_t check_size(const char* name, std::int64_t value) {
+  TORCH_CHECK(value >= 0, "data_loader_config: expected ", name, " of at least 0 (unknown), got ", value);
+  return static_cast<std::uint64_t>(value);
+}
+
+/// This machine, as it is now.
+threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workload& workload) {
+  TORCH_CHECK(workload.dataloader >= -1 && workload.dataloader <= kMostWorkers,
+              "Workload: expected dataloader from 0 to ", kMostWorkers, " or -1 (unknown), got ", workload.dataloader);
+  threading::PlanInputs inputs;
+  inputs.topology = threading::load_topology();
+  inputs.quota = threading::read_cpu_quota();
+  inputs.memory = threading::read_free_memory();
+  inputs.variables = threading::read_thread_variables();
+  inputs.blas = threading::blas_library();
+  inputs.workload = workload;
+  inputs.intra_op = options.intra_op;
+  inputs.inter_op = options.inter_op;
+  inputs.pin = options.pin;
+  return inputs;
 }
 
 void set_intra_op(ThreadPlan& plan) {
@@ -59,12 +86,6 @@ void set_blas(ThreadPlan& plan) {
 
 }  // namespace
 
-std::string ThreadPlan::explain() const {
-  std::string text = "torchfeed: threads for training\n";
-  for (const std::string& reason : reasons) text += "  " + reason + "\n";
-  return text;
-}
-
 AppliedPlan::AppliedPlan(AppliedPlan&& other) noexcept
     : plan_(std::move(other.plan_)),
       active_(std::exchange(other.active_, false)),
@@ -90,24 +111,23 @@ ThreadingOptimizer::ThreadingOptimizer(ThreadingOptions options) : options_(opti
   check_count("ThreadingOptions", "inter_op", options.inter_op, 0);
 }
 
-ThreadPlan ThreadingOptimizer::plan() const {
-  threading::PlanInputs inputs;
-  inputs.topology = threading::load_topology();
-  inputs.quota = threading::read_cpu_quota();
-  inputs.variables = threading::read_thread_variables();
-  inputs.blas = threading::blas_library();
-  inputs.intra_op = options_.intra_op;
-  inputs.inter_op = options_.inter_op;
-  threading::PlannedThreads planned = threading::plan_threads(inputs);
-  ThreadPlan plan;
-  plan.physical_cores = inputs.topology.physical_cores;
-  plan.logical_cores = inputs.topology.logical_cores;
-  plan.intra_op = planned.intra_op;
-  plan.inter_op = planned.inter_op;
-  plan.blas = planned.blas;
-  plan.dataloader = planned.dataloader;
-  plan.reasons = std::move(planned.reasons);
-  return plan;
+ThreadPlan ThreadingOptimizer::plan(const Workload& workload) const {
+  return threading::plan_threads(read_inputs(options_, workload));
+}
+
+WorkerCounts ThreadingOptimizer::calculate_optimal_workers(const Workload& workload) const {
+  const ThreadPlan plan = this->plan(workload);
+  return {plan.dataloader, plan.training, plan.preprocessing, plan.inference};
+}
+
+DataLoaderConfig ThreadingOptimizer::data_loader_config(std::int64_t dataset_size, std::int64_t batch_size,
+                                                        std::int64_t sample_bytes, std::int64_t worker_bytes) const {
+  Workload workload;
+  workload.dataset_size = check_size("dataset_size", dataset_size);
+  workload.batch_size = check_size("batch_size", batch_size);
+  workload.sample_bytes = check_size("sample_bytes", sample_bytes);
+  workload.worker_bytes = check_size("worker_bytes", worker_bytes);
+  return threading::plan_data_loader(read_inputs(options_, workload), at::hasCUDA());
 }
 
 AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {

@@ -1,30 +1,13 @@
 #pragma once
 
+#include <torchfeed/plugin/threading/thread_plan.h>
+
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace torchfeed {
-
-/// How the machine's cores are shared out, and why. Counts of threads, but for `dataloader`.
-struct ThreadPlan {
-  /// Cores, and hardware threads, inside the process's affinity mask.
-  int physical_cores = 1;
-  int logical_cores = 1;
-  /// ATen's threads inside an operator (OpenMP, oneDNN).
-  int intra_op = 1;
-  /// ATen's pool for operators beside each other (torch.jit.fork, at::launch).
-  int inter_op = 1;
-  /// Threads of the BLAS library that sizes itself (OpenBLAS, MKL); 0: none is loaded, so nothing is set.
-  int blas = 0;
-  /// Worker processes that a DataLoader should have.
-  int dataloader = 0;
-  /// A sentence for each number; after applying, also what could not be set.
-  std::vector<std::string> reasons;
-
-  /// The reasons, a line each, under a heading.
-  std::string explain() const;
-};
 
 struct ThreadingOptions {
   /// Threads inside an operator, 0 to 4096. 0: from the environment's OMP_NUM_THREADS or MKL_NUM_THREADS, else one for
@@ -32,6 +15,9 @@ struct ThreadingOptions {
   int intra_op = 0;
   /// Threads for operators beside each other, 0 to 4096. 0: as many as intra_op leaves room for.
   int inter_op = 0;
+  /// Binds the trainer's threads to cores that the loader's workers leave alone, where there are 8 cores or more and
+  /// the plan has workers. Not for a machine with a second such program on it: both would take the same cores.
+  bool pin = false;
   /// Prints explain() to stderr in optimize_system_for_training().
   bool verbose = true;
 };
@@ -70,8 +56,17 @@ class ThreadingOptimizer {
   /// Errors: c10::Error for a count outside 0 to 4096.
   explicit ThreadingOptimizer(ThreadingOptions options = {});
 
-  /// Reads the machine, the affinity mask, the CPU quota and the environment. Changes nothing.
-  ThreadPlan plan() const;
+  /// Reads the machine, the affinity mask, the CPU quota, free memory and the environment. Changes nothing.
+  /// Errors: c10::Error for a workload that asks for workers outside -1 to 1024.
+  ThreadPlan plan(const Workload& workload = {}) const;
+
+  /// The workers for each job, from plan().
+  WorkerCounts calculate_optimal_workers(const Workload& workload = {}) const;
+
+  /// A DataLoader's options for a dataset of `dataset_size` samples of `sample_bytes` each, in batches of `batch_size`.
+  /// 0: unknown. `worker_bytes`: see Workload. Errors: c10::Error for a number below 0.
+  DataLoaderConfig data_loader_config(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t sample_bytes = 0,
+                                      std::int64_t worker_bytes = 0) const;
 
   /// Sets ATen's intra-op and inter-op counts and BLAS's, shortens the spinning of libgomp's idle threads, and reads
   /// every count back. What cannot be set (the inter-op pool once it runs) is told in the result and is no error.
