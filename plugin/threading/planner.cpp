@@ -339,6 +339,9 @@ void place(const Budget& budget, const Division& division, ThreadPlan& plan) {
 }
 
 Decision decide_primitive_cache(const PlanInputs& inputs) {
+  if (inputs.primitive_cache > 0) return {inputs.primitive_cache, "asked for by the option primitive_cache"};
+  if (!inputs.variables.primitive_cache.empty())
+    return {0, "oneDNN keeps as many as the environment's " + inputs.variables.primitive_cache + " tells"};
   if (inputs.memory && inputs.memory->bytes < kPrimitiveCacheMemory)
     return {0, "oneDNN keeps as many primitives as by itself, as memory is short"};
   return {kPrimitiveCache, "oneDNN keeps the primitives of batches of more shapes than by itself"};

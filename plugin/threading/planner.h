@@ -28,6 +28,7 @@ struct PlanInputs {
   /// The user's own numbers; 0: from the machine.
   int intra_op = 0;
   int inter_op = 0;
+  int primitive_cache = 0;
   /// Whether threads may be bound to CPUs.
   bool pin = false;
 };
