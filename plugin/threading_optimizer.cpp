@@ -1,132 +1,195 @@
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <sched.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cgroup_limits.h>
-#include <torchfeed/plugin/threading/openmp_wait.h>
-#include <torchfeed/plugin/threading/thread_plan.h>
+#include <torchfeed/plugin/threading/free_memory.h>
+#include <torchfeed/plugin/threading/plan_setter.h>
+#include <torchfeed/plugin/threading/planner.h>
 #include <torchfeed/plugin/threading/topology.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
 #include <cstdio>
+#include <iterator>
+#include <list>
+#include <mutex>
 #include <utility>
+#include <vector>
 
 namespace torchfeed {
 namespace {
 
 using threading::kMaxThreads;
 
-void check_count(const char* where, const char* name, int count, int least) {
-  TORCH_CHECK(count >= least && count <= kMaxThreads, where, ": expected ", name, " from ", least, " to ", kMaxThreads,
-              ", got ", count);
+/// As the loader's own options have it.
+constexpr int kMostWorkers = 1024;
+
+constexpr int kMaxPrimitives = 1 << 20;
+constexpr int kMaxCpu = (1 << 20) - 1;
+
+void check_number(const char* where, const char* name, int number, int least, int most) {
+  TORCH_CHECK(number >= least && number <= most, where, ": expected ", name, " from ", least, " to ", most, ", got ",
+              number);
 }
 
-void set_intra_op(ThreadPlan& plan) {
-  const int wanted = plan.intra_op;
-  std::string problem;
-  try {
-    at::set_num_threads(wanted);
-  } catch (const c10::Error& error) {
-    problem = error.what_without_backtrace();
+std::uint64_t check_size(const char* name, std::int64_t value) {
+  TORCH_CHECK(value >= 0, "data_loader_config: expected ", name, " of at least 0 (unknown), got ", value);
+  return static_cast<std::uint64_t>(value);
+}
+
+/// This machine, as it is now.
+threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workload& workload) {
+  TORCH_CHECK(workload.dataloader >= -1 && workload.dataloader <= kMostWorkers,
+              "Workload: expected dataloader from 0 to ", kMostWorkers, " or -1 (unknown), got ", workload.dataloader);
+  threading::PlanInputs inputs;
+  inputs.topology = threading::load_topology();
+  inputs.quota = threading::read_cpu_quota();
+  inputs.memory = threading::read_free_memory();
+  inputs.variables = threading::read_thread_variables();
+  inputs.blas = threading::blas_library();
+  inputs.workload = workload;
+  inputs.intra_op = options.intra_op;
+  inputs.inter_op = options.inter_op;
+  inputs.primitive_cache = options.primitive_cache;
+  inputs.pin = options.pin;
+  return inputs;
+}
+
+void check_options(const ThreadingOptions& options) {
+  const char* const where = "ThreadingOptions";
+  check_number(where, "intra_op", options.intra_op, 0, kMaxThreads);
+  check_number(where, "inter_op", options.inter_op, 0, kMaxThreads);
+  check_number(where, "primitive_cache", options.primitive_cache, 0, kMaxPrimitives);
+  if (options.nice) check_number(where, "nice", *options.nice, -20, 19);
+  if (options.real_time) check_number(where, "real_time.priority", options.real_time->priority, 1, 99);
+}
+
+void check_plan(const ThreadPlan& plan) {
+  const char* const where = "ThreadPlan";
+  check_number(where, "intra_op", plan.intra_op, 1, kMaxThreads);
+  check_number(where, "inter_op", plan.inter_op, 1, kMaxThreads);
+  check_number(where, "blas", plan.blas, 0, kMaxThreads);
+  check_number(where, "primitive_cache", plan.primitive_cache, 0, kMaxPrimitives);
+  for (const int cpu : plan.trainer_cpus) check_number(where, "trainer_cpus", cpu, 0, kMaxCpu);
+  for (const int cpu : plan.dataloader_cpus) check_number(where, "dataloader_cpus", cpu, 0, kMaxCpu);
+}
+
+/// oneDNN's number and name of a mode (dnnl_fpmath_mode_t).
+std::pair<int, const char*> onednn_mode(FpMath mode) {
+  switch (mode) {
+    case FpMath::kStrict:
+      return {0, "strict"};
+    case FpMath::kBf16:
+      return {1, "bf16"};
+    case FpMath::kF16:
+      return {2, "f16"};
+    case FpMath::kAny:
+      return {3, "any"};
+    case FpMath::kTf32:
+      return {4, "tf32"};
   }
-  plan.intra_op = at::get_num_threads();
-  if (plan.intra_op != wanted)
-    plan.reasons.push_back("intra_op stays " + std::to_string(plan.intra_op) + ", not " + std::to_string(wanted) +
-                           (problem.empty() ? ": ATen kept its number" : ": " + problem));
+  TORCH_CHECK(false, "ThreadingOptions: expected one of FpMath's modes, got ", static_cast<int>(mode));
 }
 
-void set_inter_op(ThreadPlan& plan) {
-  const int wanted = plan.inter_op;
-  try {
-    at::set_num_interop_threads(wanted);
-  } catch (const c10::Error&) {
-    // Read back below: the number may be the one that is wanted.
-  }
-  plan.inter_op = at::get_num_interop_threads();
-  if (plan.inter_op != wanted)
-    plan.reasons.push_back("inter_op stays " + std::to_string(plan.inter_op) + ", not " + std::to_string(wanted) +
-                           ": LibTorch sizes this pool once, before its first use");
+/// What lives until the process ends, and may be read while it does.
+struct InForce {
+  std::mutex mutex;
+  /// The last that was applied at the end.
+  std::list<ThreadPlan> plans;
+  /// What keep() was called for: destroying it could put things back.
+  std::vector<threading::PlanSetter::Undo> kept;
+};
+
+InForce& in_force() {
+  static auto* const value = new InForce;
+  return *value;
 }
 
-void set_blas(ThreadPlan& plan) {
-  const int wanted = plan.blas;
-  if (wanted == 0) return;
-  threading::set_blas_num_threads(wanted);
-  plan.blas = threading::blas_num_threads().value_or(0);
-  if (plan.blas != wanted)
-    plan.reasons.push_back("blas stays " + std::to_string(plan.blas) + ", not " + std::to_string(wanted) + ": " +
-                           threading::blas_library_name(threading::blas_library()) + " kept its number");
+/// Notes the plan as in force, until it is undone.
+void note_in_force(const ThreadPlan& plan, threading::PlanSetter::Undo& undo) {
+  const std::lock_guard<std::mutex> lock(in_force().mutex);
+  in_force().plans.push_back(plan);
+  undo.push_back([place = std::prev(in_force().plans.end())] {
+    const std::lock_guard<std::mutex> erase_lock(in_force().mutex);
+    in_force().plans.erase(place);
+  });
 }
 
 }  // namespace
 
-std::string ThreadPlan::explain() const {
-  std::string text = "torchfeed: threads for training\n";
-  for (const std::string& reason : reasons) text += "  " + reason + "\n";
-  return text;
-}
-
 AppliedPlan::AppliedPlan(AppliedPlan&& other) noexcept
-    : plan_(std::move(other.plan_)),
-      active_(std::exchange(other.active_, false)),
-      previous_intra_op_(other.previous_intra_op_),
-      previous_blas_(other.previous_blas_) {}
+    : plan_(std::move(other.plan_)), undo_(std::exchange(other.undo_, {})) {}
 
-AppliedPlan::~AppliedPlan() {
-  try {
-    restore();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "torchfeed: the number of threads stays changed: %s\n", error.what());
-  }
+AppliedPlan::~AppliedPlan() { restore(); }
+
+void AppliedPlan::keep() {
+  const std::lock_guard<std::mutex> lock(in_force().mutex);
+  in_force().kept.push_back(std::exchange(undo_, {}));
 }
 
 void AppliedPlan::restore() {
-  if (!std::exchange(active_, false)) return;
-  at::set_num_threads(previous_intra_op_);
-  if (previous_blas_) threading::set_blas_num_threads(*previous_blas_);
+  for (auto undo = std::exchange(undo_, {}); !undo.empty(); undo.pop_back()) {
+    try {
+      undo.back()();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "torchfeed: not put back: %s\n", error.what());
+    }
+  }
 }
 
-ThreadingOptimizer::ThreadingOptimizer(ThreadingOptions options) : options_(options) {
-  check_count("ThreadingOptions", "intra_op", options.intra_op, 0);
-  check_count("ThreadingOptions", "inter_op", options.inter_op, 0);
+ThreadingOptimizer::ThreadingOptimizer(ThreadingOptions options) : options_(options) { check_options(options); }
+
+ThreadPlan ThreadingOptimizer::plan(const Workload& workload) const {
+  return threading::plan_threads(read_inputs(options_, workload));
 }
 
-ThreadPlan ThreadingOptimizer::plan() const {
-  threading::PlanInputs inputs;
-  inputs.topology = threading::load_topology();
-  inputs.quota = threading::read_cpu_quota();
-  inputs.variables = threading::read_thread_variables();
-  inputs.blas = threading::blas_library();
-  inputs.intra_op = options_.intra_op;
-  inputs.inter_op = options_.inter_op;
-  threading::PlannedThreads planned = threading::plan_threads(inputs);
-  ThreadPlan plan;
-  plan.physical_cores = inputs.topology.physical_cores;
-  plan.logical_cores = inputs.topology.logical_cores;
-  plan.intra_op = planned.intra_op;
-  plan.inter_op = planned.inter_op;
-  plan.blas = planned.blas;
-  plan.dataloader = planned.dataloader;
-  plan.reasons = std::move(planned.reasons);
-  return plan;
+WorkerCounts ThreadingOptimizer::calculate_optimal_workers(const Workload& workload) const {
+  const ThreadPlan plan = this->plan(workload);
+  return {plan.dataloader, plan.training, plan.preprocessing, plan.inference};
+}
+
+DataLoaderConfig ThreadingOptimizer::data_loader_config(std::int64_t dataset_size, std::int64_t batch_size,
+                                                        std::int64_t sample_bytes, std::int64_t worker_bytes) const {
+  Workload workload;
+  workload.dataset_size = check_size("dataset_size", dataset_size);
+  workload.batch_size = check_size("batch_size", batch_size);
+  workload.sample_bytes = check_size("sample_bytes", sample_bytes);
+  workload.worker_bytes = check_size("worker_bytes", worker_bytes);
+  return threading::plan_data_loader(read_inputs(options_, workload), at::hasCUDA());
 }
 
 AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {
-  check_count("ThreadPlan", "intra_op", plan.intra_op, 1);
-  check_count("ThreadPlan", "inter_op", plan.inter_op, 1);
-  check_count("ThreadPlan", "blas", plan.blas, 0);
+  check_plan(plan);
   AppliedPlan applied;
-  applied.previous_intra_op_ = at::get_num_threads();
-  applied.previous_blas_ = threading::blas_num_threads();
   applied.plan_ = plan;
+  threading::PlanSetter setter(applied.plan_, applied.undo_);
   // ATen first: in a build with MKL it sizes MKL too, and the plan's number for BLAS has the last word.
-  set_intra_op(applied.plan_);
-  set_inter_op(applied.plan_);
-  set_blas(applied.plan_);
-  const auto spinning = threading::shorten_openmp_spinning(applied.plan_.intra_op);
-  applied.plan_.reasons.push_back(
-      std::string("idle OpenMP threads ") +
-      (spinning.shortened ? "sleep at once instead of spinning: " : "are left as they are: ") + spinning.reason);
+  setter.set_intra_op();
+  setter.set_inter_op();
+  setter.set_blas();
+  // Before threads are bound: libgomp compares with the CPUs that it found when it was loaded.
+  setter.shorten_spinning();
+  setter.set_primitive_cache();
+  if (options_.fp_math) {
+    const auto [mode, name] = onednn_mode(*options_.fp_math);
+    setter.set_fp_math(mode, name);
+  }
+  if (options_.flush_denormals) setter.set_flush_denormals(*options_.flush_denormals);
+  setter.bind_threads();
+  if (options_.nice) setter.set_niceness(*options_.nice);
+  if (options_.real_time) {
+    const bool fifo = options_.real_time->policy == RealTime::Policy::kFifo;
+    setter.set_real_time({fifo ? SCHED_FIFO : SCHED_RR, options_.real_time->priority});
+  }
+  note_in_force(applied.plan_, applied.undo_);
   return applied;
+}
+
+std::optional<ThreadPlan> thread_plan_in_force() {
+  const std::lock_guard<std::mutex> lock(in_force().mutex);
+  if (in_force().plans.empty()) return std::nullopt;
+  return in_force().plans.back();
 }
 
 ThreadPlan optimize_system_for_training(ThreadingOptions options) {

@@ -1,29 +1,26 @@
 #pragma once
 
+#include <torchfeed/plugin/threading/thread_plan.h>
+
+#include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace torchfeed {
 
-/// How the machine's cores are shared out, and why. Counts of threads, but for `dataloader`.
-struct ThreadPlan {
-  /// Cores, and hardware threads, inside the process's affinity mask.
-  int physical_cores = 1;
-  int logical_cores = 1;
-  /// ATen's threads inside an operator (OpenMP, oneDNN).
-  int intra_op = 1;
-  /// ATen's pool for operators beside each other (torch.jit.fork, at::launch).
-  int inter_op = 1;
-  /// Threads of the BLAS library that sizes itself (OpenBLAS, MKL); 0: none is loaded, so nothing is set.
-  int blas = 0;
-  /// Worker processes that a DataLoader should have.
-  int dataloader = 0;
-  /// A sentence for each number; after applying, also what could not be set.
-  std::vector<std::string> reasons;
+/// How oneDNN may round float32 inside convolutions, products and recurrent cells, as it names them. All but kStrict
+/// change results, and are fast only on processors with instructions for that type.
+enum class FpMath { kStrict, kBf16, kF16, kTf32, kAny };
 
-  /// The reasons, a line each, under a heading.
-  std::string explain() const;
+/// Scheduling ahead of every usual process (SCHED_FIFO or SCHED_RR, see sched(7)), which needs CAP_SYS_NICE or a limit
+/// RLIMIT_RTPRIO. Threads that wait in turns take the machine's cores from everything else: leave a core or a quota.
+struct RealTime {
+  enum class Policy { kFifo, kRoundRobin };
+  Policy policy = Policy::kRoundRobin;
+  /// 1 (least) to 99.
+  int priority = 1;
 };
 
 struct ThreadingOptions {
@@ -32,6 +29,22 @@ struct ThreadingOptions {
   int intra_op = 0;
   /// Threads for operators beside each other, 0 to 4096. 0: as many as intra_op leaves room for.
   int inter_op = 0;
+  /// Binds the trainer's threads to cores that the loader's workers leave alone, where there are 8 cores or more and
+  /// the plan has workers. Not for a machine with a second such program on it: both would take the same cores.
+  bool pin = false;
+  /// Primitives that oneDNN keeps compiled, 0 to 1,048,576. 0: 4096, or as it is where memory is short or the
+  /// environment's ONEDNN_PRIMITIVE_CACHE_CAPACITY tells.
+  int primitive_cache = 0;
+  /// None: as it is.
+  std::optional<FpMath> fp_math = std::nullopt;
+  /// Whether this thread and its OpenMP team take denormals as zero, which changes results that small. OpenBLAS's own
+  /// threads are not reached. None: as it is.
+  std::optional<bool> flush_denormals = std::nullopt;
+  /// Niceness of all threads, -20 to 19, which forked workers inherit. To lower it needs CAP_SYS_NICE or RLIMIT_NICE.
+  /// None: as it is.
+  std::optional<int> nice = std::nullopt;
+  /// Real-time scheduling of all threads; workers and later threads are scheduled as usual. None: as it is.
+  std::optional<RealTime> real_time = std::nullopt;
   /// Prints explain() to stderr in optimize_system_for_training().
   bool verbose = true;
 };
@@ -46,9 +59,11 @@ class [[nodiscard]] AppliedPlan {
   /// The plan with the numbers that were read back, and a reason more for each that differs from what was asked.
   const ThreadPlan& plan() const { return plan_; }
   /// Leaves everything as it is for good.
-  void keep() { active_ = false; }
-  /// Puts back the counts of intra-op and BLAS threads. The inter-op pool can be sized once in a process and stays.
-  /// Same thread as apply().
+  void keep();
+  /// Puts back, the last first, what apply() changed: counts of threads, OpenMP's spinning, oneDNN's settings, masks,
+  /// denormals, niceness and scheduling. The inter-op pool can be sized once in a process and stays. Plans in force end
+  /// in the reverse of their order. Same thread as apply(). What the system refuses is told on stderr: without
+  /// CAP_SYS_NICE niceness cannot be lowered again.
   void restore();
 
  private:
@@ -56,9 +71,7 @@ class [[nodiscard]] AppliedPlan {
   AppliedPlan() = default;
 
   ThreadPlan plan_;
-  bool active_ = true;
-  int previous_intra_op_ = 0;
-  std::optional<int> previous_blas_;
+  std::vector<std::function<void()>> undo_;
 };
 
 /// Finds out what the machine gives this process and sets LibTorch's thread counts to it.
@@ -67,15 +80,25 @@ class [[nodiscard]] AppliedPlan {
 /// count per thread, and the inter-op pool is sized when it is first used.
 class ThreadingOptimizer {
  public:
-  /// Errors: c10::Error for a count outside 0 to 4096.
+  /// Errors: c10::Error for an option outside its range.
   explicit ThreadingOptimizer(ThreadingOptions options = {});
 
-  /// Reads the machine, the affinity mask, the CPU quota and the environment. Changes nothing.
-  ThreadPlan plan() const;
+  /// Reads the machine, the affinity mask, the CPU quota, free memory and the environment. Changes nothing.
+  /// Errors: c10::Error for a workload that asks for workers outside -1 to 1024.
+  ThreadPlan plan(const Workload& workload = {}) const;
 
-  /// Sets ATen's intra-op and inter-op counts and BLAS's, shortens the spinning of libgomp's idle threads, and reads
-  /// every count back. What cannot be set (the inter-op pool once it runs) is told in the result and is no error.
-  /// Errors: c10::Error for a plan with a count outside its range.
+  /// The workers for each job, from plan().
+  WorkerCounts calculate_optimal_workers(const Workload& workload = {}) const;
+
+  /// A DataLoader's options for a dataset of `dataset_size` samples of `sample_bytes` each, in batches of `batch_size`.
+  /// 0: unknown. `worker_bytes`: see Workload. Errors: c10::Error for a number below 0.
+  DataLoaderConfig data_loader_config(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t sample_bytes = 0,
+                                      std::int64_t worker_bytes = 0) const;
+
+  /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, shortens the spinning of libgomp's idle threads,
+  /// sets oneDNN's primitive cache, binds threads where the plan has CPUs for them, sets what else the options ask for,
+  /// and reads everything back. What cannot be set (the inter-op pool once it runs) is told in the result and is no
+  /// error. Errors: c10::Error for a plan with a count or CPU outside its range.
   AppliedPlan apply(const ThreadPlan& plan) const;
 
  private:
@@ -85,5 +108,9 @@ class ThreadingOptimizer {
 /// Plans, applies for the life of the process, and explains on stderr. Call it once, first thing in main; calling it
 /// again does no harm. Returns the plan with the numbers that were read back. Errors: c10::Error for invalid options.
 ThreadPlan optimize_system_for_training(ThreadingOptions options = {});
+
+/// The plan that is in force in this process, with the numbers that were read back: the last that was applied and not
+/// put back. A loader takes its share from it. Any thread.
+std::optional<ThreadPlan> thread_plan_in_force();
 
 }  // namespace torchfeed

@@ -1,10 +1,16 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <torchfeed/plugin/threading/cgroup_limits.h>
+#include <torchfeed/plugin/threading/free_memory.h>
+#include <torchfeed/plugin/threading/planner.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 
+#include "support/forked_child.h"
 #include "support/temp_dir.h"
 
 namespace torchfeed::threading {
@@ -98,6 +104,87 @@ TEST_F(CgroupLimitsTest, TextWhereANumberBelongsIsNoLimit) {
 }
 
 TEST_F(CgroupLimitsTest, ATreeWithoutCgroupsHasNoLimit) { EXPECT_FALSE(read_cpu_quota(root())); }
+
+TEST_F(CgroupLimitsTest, ACopyOfTheCgroupFolderAloneIsRead) {
+  write("cpu.max", "150000 100000");
+  write("memory.max", "3000");
+  write("memory.current", "1000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 1.5);
+  EXPECT_EQ(read_memory_room(root()).value_or(MemoryRoom{}).bytes, 2000u);
+}
+
+TEST_F(CgroupLimitsTest, ACopyOfVersionOnesFoldersAloneIsRead) {
+  write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000");
+  write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 0.5);
+}
+
+TEST_F(CgroupLimitsTest, FreeMemoryIsWhatTheMachineAndTheCgroupsLeave) {
+  EXPECT_FALSE(read_free_memory(root()));
+  write("proc/meminfo", "MemTotal: 16 kB\nMemAvailable: 8 kB");
+  EXPECT_EQ(read_free_memory(root()).value_or(MemoryRoom{}).bytes, 8192u);
+  EXPECT_EQ(read_free_memory(root())->source, (root() / "proc/meminfo").string());
+  mount_v2();
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/memory.max", "5000");
+  write("sys/fs/cgroup/memory.current", "1000");
+  EXPECT_EQ(read_free_memory(root()).value_or(MemoryRoom{}).bytes, 4000u);
+  write("sys/fs/cgroup/memory.max", "500000");
+  EXPECT_EQ(read_free_memory(root()).value_or(MemoryRoom{}).bytes, 8192u);
+}
+
+/// A cgroup of this machine's with a CPU quota, removed at the end of the scope. Its path is empty where this user may
+/// not make one.
+class RealCgroup {
+ public:
+  explicit RealCgroup(int percent) {
+    for (const auto& [top, v2] : {std::pair("/sys/fs/cgroup/cpu", false),
+                                  std::pair("/sys/fs/cgroup/cpu,cpuacct", false), std::pair("/sys/fs/cgroup", true)}) {
+      const fs::path path = fs::path(top) / ("torchfeed-test-" + std::to_string(getpid()));
+      if (::mkdir(path.c_str(), 0755) != 0) continue;
+      path_ = path;
+      const std::string quota = std::to_string(percent * 1000);
+      if (v2 ? put("cpu.max", quota + " 100000") : put("cpu.cfs_period_us", "100000") && put("cpu.cfs_quota_us", quota))
+        return;
+      ::rmdir(path.c_str());
+      path_.clear();
+    }
+  }
+  ~RealCgroup() {
+    if (!path_.empty()) ::rmdir(path_.c_str());
+  }
+  RealCgroup(const RealCgroup&) = delete;
+  RealCgroup& operator=(const RealCgroup&) = delete;
+
+  const fs::path& path() const { return path_; }
+  bool put(const char* file, const std::string& text) const {
+    std::error_code ignored;
+    if (!fs::exists(path_ / file, ignored)) return false;
+    std::ofstream out(path_ / file);
+    out << text << std::endl;
+    return static_cast<bool>(out);
+  }
+
+ private:
+  fs::path path_;
+};
+
+TEST(RealCgroupTest, AProcessUnderARealQuotaSeesItAndPlansForIt) {
+  const RealCgroup cgroup(150);
+  if (cgroup.path().empty()) GTEST_SKIP() << "needs the right to make a cgroup with a CPU quota below /sys/fs/cgroup";
+  const std::string said = torchfeed::testing::said_in_a_child([&]() -> std::string {
+    if (!cgroup.put("cgroup.procs", std::to_string(getpid()))) return "cannot enter the cgroup";
+    const auto quota = read_cpu_quota();
+    if (!quota) return "sees no quota";
+    PlanInputs inputs;
+    inputs.topology = topology_from_synthetic("core:8 pu:1");
+    inputs.quota = quota;
+    return std::to_string(quota->cpus) + " from " + quota->source + ", intra_op " +
+           std::to_string(plan_threads(inputs).intra_op);
+  });
+  const std::string file = fs::exists(cgroup.path() / "cpu.max") ? "cpu.max" : "cpu.cfs_quota_us";
+  EXPECT_EQ(said, "1.500000 from " + (cgroup.path() / file).string() + ", intra_op 2");
+}
 
 TEST_F(CgroupLimitsTest, RoomIsTheLeastThatALimitOfTheTreeLeaves) {
   mount_v2();

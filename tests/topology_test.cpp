@@ -9,10 +9,13 @@
 #include <stdexcept>
 #include <vector>
 
+#include "support/hybrid_machine.h"
 #include "support/temp_dir.h"
 
 namespace torchfeed::threading {
 namespace {
+
+using torchfeed::testing::write_hybrid_machine;
 
 /// Runs a statement in this program started anew, so that what libraries read while they are loaded is read again.
 class TopologyDeathTest : public ::testing::Test {
@@ -29,13 +32,24 @@ std::vector<int> first_cpus(int count) {
   return cpus;
 }
 
+std::vector<int> first_cpus_of(const CpuTopology& machine) {
+  std::vector<int> cpus;
+  for (const CpuCore& core : machine.cores) cpus.push_back(core.cpus.front());
+  return cpus;
+}
+
 TEST(TopologyTest, TwoSocketsWithSmtHaveHalfAsManyCoresAsCpus) {
   const CpuTopology machine = topology_from_synthetic("pack:2 core:8 pu:2");
   EXPECT_EQ(machine.physical_cores, 16);
   EXPECT_EQ(machine.logical_cores, 32);
   EXPECT_EQ(machine.cpus, first_cpus(32));
-  ASSERT_EQ(machine.core_cpus.size(), 16u);
-  for (int core = 0; core < 16; ++core) EXPECT_EQ(machine.core_cpus[core], 2 * core);
+  ASSERT_EQ(machine.cores.size(), 16u);
+  for (int core = 0; core < 16; ++core) {
+    EXPECT_EQ(machine.cores[core].cpus, (std::vector<int>{2 * core, 2 * core + 1}));
+    EXPECT_EQ(machine.cores[core].package, core / 8);
+    EXPECT_EQ(machine.cores[core].kind, CoreKind::kPerformance);
+  }
+  EXPECT_EQ(machine.packages, 2);
   EXPECT_TRUE(machine.smt());
   EXPECT_EQ(machine.origin, "the synthetic machine 'pack:2 core:8 pu:2'");
 }
@@ -63,7 +77,7 @@ TEST(TopologyTest, AMaskOfOneThreadPerCoreKeepsEveryCoreAndLosesSmt) {
   const CpuTopology machine = topology_from_synthetic("pack:1 core:4 pu:2", {1, 3, 5, 7});
   EXPECT_EQ(machine.physical_cores, 4);
   EXPECT_EQ(machine.logical_cores, 4);
-  EXPECT_EQ(machine.core_cpus, (std::vector<int>{1, 3, 5, 7}));
+  EXPECT_EQ(first_cpus_of(machine), (std::vector<int>{1, 3, 5, 7}));
   EXPECT_FALSE(machine.smt());
 }
 
@@ -77,6 +91,61 @@ TEST(TopologyTest, AMachineWithoutCoreObjectsCountsItsCpus) {
   const CpuTopology machine = topology_from_synthetic("pack:2 pu:3");
   EXPECT_EQ(machine.physical_cores, 6);
   EXPECT_EQ(machine.logical_cores, 6);
+}
+
+TEST(TopologyTest, NumaNodesCachesAndWhichCoreBelongsToThemAreTold) {
+  const CpuTopology machine =
+      topology_from_synthetic("pack:2 [numa(memory=4294967296)] l3:2(size=33554432) l2:4(size=1048576) core:1 pu:2");
+  ASSERT_EQ(machine.numa_nodes.size(), 2u);
+  EXPECT_EQ(machine.numa_nodes[1].number, 1);
+  EXPECT_EQ(machine.numa_nodes[1].memory_bytes, 4294967296u);
+  EXPECT_EQ(machine.l2_bytes, 1048576u);
+  EXPECT_EQ(machine.last_level_bytes, 33554432u);
+  ASSERT_EQ(machine.cores.size(), 16u);
+  for (int core = 0; core < 16; ++core) {
+    EXPECT_EQ(machine.cores[core].numa_node, core / 8) << core;
+    EXPECT_EQ(machine.cores[core].last_level_cache, core / 4) << core;
+  }
+}
+
+TEST(TopologyTest, ANodeOutsideTheMaskIsLeftOut) {
+  const CpuTopology machine = topology_from_synthetic("numa:4 core:2 pu:1", {2, 3, 6});
+  ASSERT_EQ(machine.numa_nodes.size(), 2u);
+  EXPECT_EQ(machine.numa_nodes[0].number, 1);
+  EXPECT_EQ(machine.numa_nodes[1].number, 3);
+}
+
+TEST(TopologyTest, AHybridMachinesCoresHaveTheirKinds) {
+  const torchfeed::testing::TempDir directory;
+  const CpuTopology machine = topology_from_xml(write_hybrid_machine(directory));
+  EXPECT_EQ(machine.physical_cores, 6);
+  EXPECT_EQ(machine.logical_cores, 8);
+  EXPECT_EQ(machine.count(CoreKind::kPerformance), 2);
+  EXPECT_EQ(machine.count(CoreKind::kEfficiency), 4);
+  EXPECT_EQ(machine.cores[1].kind, CoreKind::kPerformance);
+  EXPECT_EQ(machine.cores[2].kind, CoreKind::kEfficiency);
+}
+
+TEST(TopologyTest, TheKindIsTheMachinesNotTheMasks) {
+  const torchfeed::testing::TempDir directory;
+  const CpuTopology machine = topology_from_xml(write_hybrid_machine(directory), {4, 5});
+  EXPECT_EQ(machine.count(CoreKind::kPerformance), 0);
+  EXPECT_EQ(machine.count(CoreKind::kEfficiency), 2);
+}
+
+TEST(TopologyTest, CoresNearlyAsFastAsTheBestAreNoEfficiencyCores) {
+  const torchfeed::testing::TempDir directory;
+  const auto kinds = [&](const char* name, const std::string& value) {
+    const std::string info = "\"><info name=\"" + std::string(name) + "\" value=\"";
+    return topology_from_xml(write_hybrid_machine(directory, " <cpukind cpuset=\"0xf0" + info + value +
+                                                                 "\"/></cpukind>\n" + " <cpukind cpuset=\"0x0f" + info +
+                                                                 "1000\"/></cpukind>\n"))
+        .count(CoreKind::kEfficiency);
+  };
+  EXPECT_EQ(kinds("LinuxCapacity", "900"), 0) << "Arm's second size of big cores";
+  EXPECT_EQ(kinds("LinuxCapacity", "400"), 4) << "its little ones";
+  EXPECT_EQ(kinds("FrequencyMaxMHz", "950"), 0) << "cores that turbo a little less";
+  EXPECT_EQ(kinds("FrequencyMaxMHz", "600"), 4);
 }
 
 TEST(TopologyTest, AnUnreadableDescriptionIsNamedInTheError) {
@@ -122,7 +191,8 @@ TEST(TopologyTest, AMachineIsReadFromXml) {
   const CpuTopology machine = topology_from_xml(path);
   EXPECT_EQ(machine.physical_cores, 2);
   EXPECT_EQ(machine.logical_cores, 4);
-  EXPECT_EQ(machine.core_cpus, (std::vector<int>{0, 1}));
+  EXPECT_EQ(first_cpus_of(machine), (std::vector<int>{0, 1}));
+  EXPECT_EQ(machine.cores[0].cpus, (std::vector<int>{0, 2}));
   EXPECT_EQ(topology_from_xml(path, {0, 2}).physical_cores, 1);
 }
 
@@ -138,7 +208,9 @@ TEST(TopologyTest, ThisMachineLiesInsideTheAffinityMask) {
   EXPECT_EQ(machine.cpus, available_cpus());
   EXPECT_GE(machine.physical_cores, 1);
   EXPECT_LE(machine.physical_cores, machine.logical_cores);
-  EXPECT_EQ(machine.core_cpus.size(), static_cast<size_t>(machine.physical_cores));
+  EXPECT_EQ(machine.cores.size(), static_cast<size_t>(machine.physical_cores));
+  EXPECT_GE(machine.numa_nodes.size(), 1u);
+  EXPECT_GE(machine.packages, 1);
 }
 
 TEST_F(TopologyDeathTest, AThreadBoundToOneCpuSeesOneCore) {

@@ -23,10 +23,26 @@ bool lists(const std::string& commas, const std::string& word) {
   return ("," + commas + ",").find("," + word + ",") != std::string::npos;
 }
 
+/// Where `root` has no /proc: a copy of /sys/fs/cgroup alone, v2's files at its top or a folder for each v1 controller.
+std::vector<Mount> guess_mounts(const fs::path& root, const std::string& controller) {
+  std::vector<Mount> mounts;
+  std::error_code ignored;
+  for (const std::string point : {"/sys/fs/cgroup", "/"}) {
+    const fs::path top = root / fs::path(point).relative_path();
+    for (const char* file : {"cgroup.controllers", "cpu.max", "memory.max"})
+      if (mounts.empty() && fs::exists(top / file, ignored)) mounts.push_back({true, "/", point});
+    for (const std::string& folder : {controller, controller + ",cpuacct"})
+      if (fs::is_directory(top / folder, ignored)) mounts.push_back({false, "/", (fs::path(point) / folder).string()});
+    if (!mounts.empty()) break;
+  }
+  return mounts;
+}
+
 /// Lines of mountinfo: id parent major:minor root point options [fields...] - type source super-options.
 std::vector<Mount> read_mounts(const fs::path& root, const std::string& controller) {
   std::vector<Mount> mounts;
   std::ifstream file(root / "proc/self/mountinfo");
+  if (!file) return guess_mounts(root, controller);
   for (std::string line; std::getline(file, line);) {
     const size_t dash = line.find(" - ");
     if (dash == std::string::npos) continue;
@@ -44,6 +60,7 @@ std::vector<Mount> read_mounts(const fs::path& root, const std::string& controll
 /// The process's cgroup in v2's hierarchy or in v1's that has the controller; lines: id:controllers:path.
 std::optional<std::string> own_cgroup(const fs::path& root, bool v2, const std::string& controller) {
   std::ifstream file(root / "proc/self/cgroup");
+  if (!file) return "/";
   for (std::string line; std::getline(file, line);) {
     const size_t first = line.find(':');
     const size_t second = line.find(':', first + 1);

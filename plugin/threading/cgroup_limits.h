@@ -17,8 +17,9 @@ struct CpuQuota {
 
 /// The lowest CPU quota over this process's cgroup and every ancestor that it can see, v1 (cpu.cfs_quota_us) and v2
 /// (cpu.max); empty without a limit, and where no cgroup can be read. hwloc reads cpusets only, never this.
-/// `root` is put before /proc and before every mount point, so that a made-up tree can be read. Throws nothing but
-/// std::bad_alloc.
+/// `root` is put before /proc and before every mount point, so that a made-up tree can be read. A tree without
+/// /proc/self/mountinfo is taken as /sys/fs/cgroup, or holds it; without /proc/self/cgroup the process is at its top.
+/// Throws nothing but std::bad_alloc.
 std::optional<CpuQuota> read_cpu_quota(const std::filesystem::path& root = "/");
 
 /// Memory that this process may still take before a limit on it or on an ancestor is met.

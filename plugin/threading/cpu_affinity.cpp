@@ -1,4 +1,5 @@
 #include <torchfeed/plugin/threading/cpu_affinity.h>
+#include <torchfeed/plugin/threading/process_threads.h>
 
 #include <dlfcn.h>
 #include <sched.h>
@@ -7,7 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <mutex>
 #include <system_error>
+#include <utility>
 
 namespace torchfeed::threading {
 namespace {
@@ -40,16 +43,41 @@ std::vector<std::vector<int>> openmp_places() {
   return places;
 }
 
+/// What a PinnedProcess has changed.
+struct Pinned {
+  const PinnedProcess* owner;
+  std::vector<int> cpus;
+  std::vector<int> before;
+  std::vector<int> loader;
+};
+
+/// The last made at the end. Never destroyed, as threads may read it while the process ends.
+struct PinnedList {
+  std::mutex mutex;
+  std::vector<Pinned> entries;
+};
+
+PinnedList& pinned() {
+  static auto* const list = new PinnedList;
+  return *list;
+}
+
+std::vector<int> in_order(std::vector<int> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
+  return numbers;
+}
+
 }  // namespace
 
-std::vector<int> thread_cpus() {
+std::vector<int> thread_cpus(pid_t thread) {
   // The kernel answers EINVAL where the buffer is narrower than its own mask.
   for (int width = kInitialMaskCpus; width <= kLargestMaskCpus; width *= 2) {
     const CpuSet set(CPU_ALLOC(width));
     if (!set) throw std::system_error(ENOMEM, std::generic_category(), "CPU_ALLOC");
     const size_t bytes = CPU_ALLOC_SIZE(width);
     CPU_ZERO_S(bytes, set.get());
-    if (sched_getaffinity(0, bytes, set.get()) == 0) {
+    if (sched_getaffinity(thread, bytes, set.get()) == 0) {
       std::vector<int> cpus;
       for (int cpu = 0; cpu < width; ++cpu)
         if (CPU_ISSET_S(cpu, bytes, set.get())) cpus.push_back(cpu);
@@ -62,16 +90,29 @@ std::vector<int> thread_cpus() {
 
 std::vector<int> available_cpus() {
   std::vector<int> mask = thread_cpus();
+  {
+    const std::lock_guard<std::mutex> lock(pinned().mutex);
+    for (auto pin = pinned().entries.rbegin(); pin != pinned().entries.rend(); ++pin)
+      if (pin->cpus == mask) mask = pin->before;
+  }
   const auto places = openmp_places();
   if (std::find(places.begin(), places.end(), mask) == places.end()) return mask;
   std::vector<int> all;
   for (const auto& place : places) all.insert(all.end(), place.begin(), place.end());
-  std::sort(all.begin(), all.end());
-  all.erase(std::unique(all.begin(), all.end()), all.end());
-  return all;
+  return in_order(std::move(all));
 }
 
-bool bind_current_thread(const std::vector<int>& cpus) {
+std::vector<int> loader_cpus() {
+  {
+    const std::lock_guard<std::mutex> lock(pinned().mutex);
+    if (!pinned().entries.empty() && !pinned().entries.back().loader.empty()) return pinned().entries.back().loader;
+  }
+  return available_cpus();
+}
+
+bool bind_current_thread(const std::vector<int>& cpus) { return bind_thread(0, cpus); }
+
+bool bind_thread(pid_t thread, const std::vector<int>& cpus) {
   if (cpus.empty() || *std::min_element(cpus.begin(), cpus.end()) < 0) return false;
   const int width = std::max(kInitialMaskCpus, *std::max_element(cpus.begin(), cpus.end()) + 1);
   const CpuSet set(CPU_ALLOC(width));
@@ -79,11 +120,37 @@ bool bind_current_thread(const std::vector<int>& cpus) {
   const size_t bytes = CPU_ALLOC_SIZE(width);
   CPU_ZERO_S(bytes, set.get());
   for (const int cpu : cpus) CPU_SET_S(cpu, bytes, set.get());
-  if (sched_setaffinity(0, bytes, set.get()) != 0) return false;
-  std::vector<int> wanted = cpus;
-  std::sort(wanted.begin(), wanted.end());
-  wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
-  return thread_cpus() == wanted;
+  return sched_setaffinity(thread, bytes, set.get()) == 0 && thread_cpus(thread) == in_order(cpus);
+}
+
+PinnedProcess::PinnedProcess(const std::vector<int>& cpus, const std::vector<int>& loader_cpus)
+    : owner_(getpid()), cpus_(in_order(cpus)), before_(thread_cpus()) {
+  for (const pid_t thread : process_threads()) {
+    try {
+      if (thread_cpus(thread) != before_) continue;
+      bind_thread(thread, cpus_) ? bound_.push_back(thread) : void(++refused_);
+    } catch (const std::system_error&) {
+      // It has ended meanwhile.
+    }
+  }
+  const std::lock_guard<std::mutex> lock(pinned().mutex);
+  pinned().entries.push_back({this, cpus_, before_, in_order(loader_cpus)});
+}
+
+PinnedProcess::~PinnedProcess() {
+  if (getpid() != owner_) return;
+  {
+    const std::lock_guard<std::mutex> lock(pinned().mutex);
+    std::erase_if(pinned().entries, [this](const Pinned& pin) { return pin.owner == this; });
+  }
+  // All threads, as those that were started meanwhile have inherited the mask.
+  for (const pid_t thread : process_threads()) {
+    try {
+      if (thread_cpus(thread) == cpus_) bind_thread(thread, before_);
+    } catch (const std::system_error&) {
+      // It has ended meanwhile.
+    }
+  }
 }
 
 }  // namespace torchfeed::threading

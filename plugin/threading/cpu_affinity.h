@@ -1,14 +1,17 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <vector>
 
 namespace torchfeed::threading {
 
-/// The CPUs that the calling thread may run on, in ascending order: Linux's affinity mask, of any width.
-/// Errors: std::system_error.
-std::vector<int> thread_cpus();
+/// The CPUs that a thread (by its kernel id, 0: the calling one) may run on, in ascending order: Linux's affinity mask,
+/// of any width. Errors: std::system_error.
+std::vector<int> thread_cpus(pid_t thread = 0);
 
-/// The CPUs that this process was given, in ascending order, seen through OpenMP's binding.
+/// The CPUs that this process was given, in ascending order, seen through OpenMP's binding and through a
+/// PinnedProcess's.
 ///
 /// With OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY libgomp pins the main thread to its first place while it is
 /// loaded, before any constructor of a library that uses it can run, so the mask read later is one core. libgomp keeps
@@ -17,9 +20,39 @@ std::vector<int> thread_cpus();
 /// doing and is the answer. Errors: std::system_error.
 std::vector<int> available_cpus();
 
+/// Where a loader's workers belong: the CPUs that a PinnedProcess keeps for them, else available_cpus().
+std::vector<int> loader_cpus();
+
 /// Lets the calling thread, and what it starts from now on, run on `cpus` and nowhere else, and reads the mask back.
 /// A forked worker calls it with available_cpus() of its parent, as it inherits the core that OpenMP pinned it to.
 /// Returns false where the kernel grants another mask (CPUs that are offline or outside the cgroup's cpuset).
 bool bind_current_thread(const std::vector<int>& cpus);
+
+/// The same for another thread of this process, by its kernel id.
+bool bind_thread(pid_t thread, const std::vector<int>& cpus);
+
+/// Binds this process's threads to the trainer's CPUs until the end of the scope: each that has the calling thread's
+/// mask, so that OpenMP's and BLAS's pools come along, and threads that somebody bound on purpose stay where they are.
+/// Threads that start later inherit the mask of those that start them. Made and destroyed by the same thread, the last
+/// made first. A forked child gets a copy that undoes nothing.
+class PinnedProcess {
+ public:
+  /// `loader_cpus`: what loader_cpus() answers meanwhile; empty: the mask as it was. Errors: std::system_error.
+  PinnedProcess(const std::vector<int>& cpus, const std::vector<int>& loader_cpus);
+  ~PinnedProcess();
+  PinnedProcess(const PinnedProcess&) = delete;
+  PinnedProcess& operator=(const PinnedProcess&) = delete;
+
+  /// Threads whose mask was read back as asked, and those that the kernel gave another.
+  int bound() const { return static_cast<int>(bound_.size()); }
+  int refused() const { return refused_; }
+
+ private:
+  pid_t owner_;
+  std::vector<int> cpus_;
+  std::vector<int> before_;
+  std::vector<pid_t> bound_;
+  int refused_ = 0;
+};
 
 }  // namespace torchfeed::threading

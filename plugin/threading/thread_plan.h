@@ -1,57 +1,78 @@
 #pragma once
 
-#include <torchfeed/plugin/threading/blas_threads.h>
-#include <torchfeed/plugin/threading/cgroup_limits.h>
-#include <torchfeed/plugin/threading/topology.h>
-
-#include <functional>
-#include <optional>
+#include <cstdint>
 #include <string>
 #include <vector>
 
-namespace torchfeed::threading {
+namespace torchfeed {
 
-/// The most threads that an option or a variable may ask for; more is taken for a mistake.
-inline constexpr int kMaxThreads = 4096;
-
-/// What the user's environment asks for. A variable that is not a number of threads is left out and told in `notes`.
-struct ThreadVariables {
-  std::optional<int> omp_num_threads;
-  std::optional<int> mkl_num_threads;
-  std::optional<int> openblas_num_threads;
-  std::vector<std::string> notes;
+/// What is known of the work that is planned for. Every field may stay unknown.
+struct Workload {
+  /// Samples in the dataset, samples in a batch, and bytes of one sample. 0: unknown.
+  std::uint64_t dataset_size = 0;
+  std::uint64_t batch_size = 0;
+  std::uint64_t sample_bytes = 0;
+  /// Memory that a worker takes for itself, beside the batches that it makes, in bytes. 0: unknown, taken as 128 MiB.
+  std::uint64_t worker_bytes = 0;
+  /// Loader workers that run beside training, at most 1024; 0: none. Above 0 they get cores that the trainer leaves
+  /// alone, where there are enough. -1: unknown, the trainer keeps every core.
+  int dataloader = -1;
 };
 
-/// Reads OMP_NUM_THREADS (of a list for nested regions, the first), MKL_NUM_THREADS and OPENBLAS_NUM_THREADS.
-/// `get` stands in for getenv.
-ThreadVariables read_thread_variables(const std::function<const char*(const char*)>& get = {});
-
-/// Everything that the plan depends on, so that the plan of any machine can be computed on any other.
-struct PlanInputs {
-  CpuTopology topology;
-  std::optional<CpuQuota> quota;
-  ThreadVariables variables;
-  BlasLibrary blas = BlasLibrary::kNone;
-  /// The user's own numbers; 0: from the machine.
-  int intra_op = 0;
-  int inter_op = 0;
-};
-
-/// Counts of threads, and a sentence for each.
-struct PlannedThreads {
+/// How the machine's cores are shared out, and why. Counts of threads unless said otherwise.
+struct ThreadPlan {
+  /// Cores, and hardware threads, inside the process's affinity mask. Of the cores, those of each kind: machines whose
+  /// cores are alike have performance cores alone.
+  int physical_cores = 1;
+  int logical_cores = 1;
+  int performance_cores = 1;
+  int efficiency_cores = 0;
+  /// ATen's threads inside an operator (OpenMP, oneDNN).
   int intra_op = 1;
+  /// ATen's pool for operators beside each other (torch.jit.fork, at::launch).
   int inter_op = 1;
+  /// Threads of the BLAS library that sizes itself (OpenBLAS, MKL); 0: none is loaded, so nothing is set.
   int blas = 0;
+  /// Worker processes that a DataLoader should have where batches are computed, and the most that it may start where
+  /// workers rather wait (for disks, networks) than compute.
   int dataloader = 0;
+  int dataloader_limit = 0;
+  /// Cores that training computes on: intra_op, or the trainer's part where the loader has cores of its own.
+  int training = 1;
+  /// Workers for preprocessing before training (parallel_map).
+  int preprocessing = 1;
+  /// Threads inside an operator for a model that serves one request at a time, alone on the machine.
+  int inference = 1;
+  /// Cores left to the system by workers, and by the trainer too where the loader has cores of its own.
+  int reserved = 0;
+  /// The CPUs that the trainer's threads and the loader's workers are bound to. Empty: not bound.
+  std::vector<int> trainer_cpus;
+  std::vector<int> dataloader_cpus;
+  /// Primitives that oneDNN keeps compiled; 0: as many as it does by itself.
+  int primitive_cache = 0;
+  /// A sentence for each number; after applying, also what could not be set.
+  std::vector<std::string> reasons;
+
+  /// The reasons, a line each, under a heading.
+  std::string explain() const;
+};
+
+/// Workers for each job, as calculate_optimal_workers() gives them; the fields of ThreadPlan by the same names.
+struct WorkerCounts {
+  int dataloader = 0;
+  int training = 1;
+  int preprocessing = 1;
+  int inference = 1;
+};
+
+/// A DataLoader's options for a dataset, by DataLoaderOptions' names.
+struct DataLoaderConfig {
+  int num_workers = 0;
+  int prefetch_factor = 2;
+  bool persistent_workers = false;
+  bool pin_memory = false;
+  /// A sentence for each.
   std::vector<std::string> reasons;
 };
 
-/// Splits the machine. A pure function.
-///   cores     min(physical cores in the mask, quota rounded up)
-///   intra_op  the option, else OMP_NUM_THREADS, else MKL_NUM_THREADS (LibTorch's own order), else cores
-///   inter_op  the option, else cores / intra_op, at least 1
-///   blas      OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op; 0 without such a library
-///   dataloader  0 with one core, else cores - 1, at most 4
-PlannedThreads plan_threads(const PlanInputs& inputs);
-
-}  // namespace torchfeed::threading
+}  // namespace torchfeed

@@ -1,9 +1,37 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 namespace torchfeed::threading {
+
+/// What a core is beside the other cores of its machine.
+enum class CoreKind {
+  /// The fast cores of a hybrid machine, and every core of a machine whose cores are alike.
+  kPerformance,
+  /// Cores built to save power: Intel's E cores, Arm's little ones.
+  kEfficiency,
+};
+
+/// A physical core with at least one CPU inside the mask.
+struct CpuCore {
+  /// Its CPUs (hardware threads) inside the mask, by the operating system's numbers, ascending.
+  std::vector<int> cpus;
+  CoreKind kind = CoreKind::kPerformance;
+  /// Which socket, NUMA node and last-level cache it belongs to. Sockets and caches are numbered from 0 in hwloc's
+  /// order, nodes as the operating system does.
+  int package = 0;
+  int numa_node = 0;
+  int last_level_cache = 0;
+};
+
+/// A NUMA node that has a core inside the mask.
+struct NumaNode {
+  int number = 0;
+  /// 0 where hwloc does not know.
+  std::uint64_t memory_bytes = 0;
+};
 
 /// The part of a machine that a process may use. Counts are cores and CPUs (hardware threads) inside its mask.
 struct CpuTopology {
@@ -11,13 +39,21 @@ struct CpuTopology {
   int logical_cores = 1;
   /// The operating system's CPU numbers inside the mask, ascending.
   std::vector<int> cpus;
-  /// One CPU of each physical core, ascending: where threads go that should not share a core.
-  std::vector<int> core_cpus;
+  /// By their first CPU, ascending.
+  std::vector<CpuCore> cores;
+  /// By number, ascending; at least one where there is a core.
+  std::vector<NumaNode> numa_nodes;
+  /// Sockets that have a core inside the mask.
+  int packages = 1;
+  /// The size of one level-2 and of one last-level cache, the largest of each; 0 where hwloc does not know.
+  std::uint64_t l2_bytes = 0;
+  std::uint64_t last_level_bytes = 0;
   /// Where this comes from, as a phrase: "hwloc", or why hwloc could not tell.
   std::string origin;
 
   /// True where some core has more than one CPU inside the mask.
   bool smt() const { return logical_cores > physical_cores; }
+  int count(CoreKind kind) const;
 };
 
 /// This machine inside available_cpus(). HWLOC_XMLFILE and HWLOC_SYNTHETIC replace the machine as in hwloc's own tools;

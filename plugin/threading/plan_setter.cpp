@@ -1,0 +1,166 @@
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <dlfcn.h>
+#include <sched.h>
+#include <torchfeed/plugin/threading/blas_threads.h>
+#include <torchfeed/plugin/threading/cpu_affinity.h>
+#include <torchfeed/plugin/threading/denormals.h>
+#include <torchfeed/plugin/threading/onednn_settings.h>
+#include <torchfeed/plugin/threading/openmp_team.h>
+#include <torchfeed/plugin/threading/openmp_wait.h>
+#include <torchfeed/plugin/threading/plan_setter.h>
+
+#include <memory>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+namespace torchfeed::threading {
+namespace {
+
+std::string stays(const char* name, int is, int wanted, const std::string& why) {
+  return std::string(name) + " stays " + std::to_string(is) + ", not " + std::to_string(wanted) + ": " + why;
+}
+
+std::string threads(int count) { return std::to_string(count) + (count == 1 ? " thread" : " threads"); }
+
+std::string refused(const std::string& what, int error) { return what + ": " + std::generic_category().message(error); }
+
+/// OpenMP's own count for this thread, where it has not followed ATen's; LibTorch may be built on other pools.
+void set_openmp(int wanted, PlanSetter::Undo& undo) {
+  const auto get = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+  const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+  if (!get || !set || get() == wanted) return;
+  undo.push_back([set, before = get()] { set(before); });
+  set(wanted);
+}
+
+}  // namespace
+
+void PlanSetter::set_intra_op() {
+  const int wanted = plan_.intra_op;
+  const int before = at::get_num_threads();
+  undo_.push_back([before] { at::set_num_threads(before); });
+  std::string problem = "ATen kept its number";
+  try {
+    at::set_num_threads(wanted);
+  } catch (const c10::Error& error) {
+    problem = error.what_without_backtrace();
+  }
+  plan_.intra_op = at::get_num_threads();
+  if (plan_.intra_op != wanted) say(stays("intra_op", plan_.intra_op, wanted, problem));
+  set_openmp(plan_.intra_op, undo_);
+}
+
+void PlanSetter::set_inter_op() {
+  const int wanted = plan_.inter_op;
+  const auto before = static_cast<int>(at::get_num_interop_threads());
+  if (before == wanted) return;
+  try {
+    at::set_num_interop_threads(wanted);
+  } catch (const c10::Error&) {
+    // Read back below: LibTorch refuses once the pool runs.
+  }
+  plan_.inter_op = static_cast<int>(at::get_num_interop_threads());
+  const std::string once = "LibTorch sizes this pool once, before its first use";
+  say(plan_.inter_op == wanted ? "inter_op cannot be put back to " + std::to_string(before) + ": " + once
+                               : stays("inter_op", plan_.inter_op, wanted, once));
+}
+
+void PlanSetter::set_blas() {
+  const int wanted = plan_.blas;
+  const auto before = blas_num_threads();
+  if (before) undo_.push_back([count = *before] { set_blas_num_threads(count); });
+  if (wanted == 0) return;
+  set_blas_num_threads(wanted);
+  plan_.blas = blas_num_threads().value_or(0);
+  if (plan_.blas != wanted)
+    say(stays("blas", plan_.blas, wanted, blas_library_name(blas_library()) + std::string(" kept its number")));
+}
+
+void PlanSetter::shorten_spinning() {
+  const int parked = parked_openmp_threads();
+  const OpenMpSpinning spinning = shorten_openmp_spinning(plan_.intra_op);
+  if (spinning.parked_threads > parked) undo_.push_back([parked] { restore_openmp_spinning(parked); });
+  say(std::string("idle OpenMP threads ") +
+      (spinning.shortened ? "sleep at once instead of spinning: " : "are left as they are: ") + spinning.reason);
+}
+
+void PlanSetter::set_primitive_cache() {
+  const int wanted = plan_.primitive_cache;
+  const auto before = onednn_primitive_cache();
+  if (wanted == 0 || before == wanted) return;
+  if (before && set_onednn_primitive_cache(wanted)) {
+    undo_.push_back([count = *before] { set_onednn_primitive_cache(count); });
+    return;
+  }
+  plan_.primitive_cache = onednn_primitive_cache().value_or(0);
+  say(stays("primitive_cache", plan_.primitive_cache, wanted,
+            before ? "oneDNN kept its number" : "LibTorch's oneDNN cannot be reached from outside"));
+}
+
+void PlanSetter::bind_threads() {
+  if (plan_.trainer_cpus.empty()) return;
+  auto pinned = std::make_unique<PinnedProcess>(plan_.trainer_cpus, plan_.dataloader_cpus);
+  if (thread_cpus() != plan_.trainer_cpus) {
+    say("the trainer's threads are not bound: the system did not grant these CPUs");
+    plan_.trainer_cpus.clear();
+    plan_.dataloader_cpus.clear();
+    return;
+  }
+  say("the masks of " + threads(pinned->bound()) + " were read back as trainer_cpus; later ones inherit it" +
+      (pinned->refused() > 0 ? ", and " + threads(pinned->refused()) + " kept another" : ""));
+  undo_.push_back([shared = std::shared_ptr<PinnedProcess>(std::move(pinned))]() mutable { shared.reset(); });
+}
+
+void PlanSetter::set_fp_math(int mode, const std::string& name) {
+  const auto before = onednn_fpmath_mode();
+  if (before && set_onednn_fpmath_mode(mode)) {
+    undo_.push_back([before = *before] { set_onednn_fpmath_mode(before); });
+    return say("fp_math = " + name + ": asked for; oneDNN may round float32 so, which changes results");
+  }
+  say("fp_math stays as it is, not " + name + ": " +
+      (before ? "this oneDNN does not know it" : "LibTorch's oneDNN cannot be reached from outside"));
+}
+
+void PlanSetter::set_flush_denormals(bool flush) {
+  const bool before = flushes_denormals();
+  undo_.push_back([before, count = plan_.intra_op] { threading::set_flush_denormals(before, count); });
+  const DenormalThreads result = threading::set_flush_denormals(flush, plan_.intra_op);
+  say("flush_denormals = " + std::to_string(flush) + ": asked for, and seen in " + std::to_string(result.set) + " of " +
+      threads(result.threads) + " that operators run on" +
+      (blas_library() == BlasLibrary::kOpenBlas ? "; OpenBLAS's own keep theirs" : ""));
+}
+
+void PlanSetter::set_niceness(int nice) {
+  const int before = niceness();
+  const ThreadsSet result = threading::set_niceness(nice);
+  if (result.set > 0) {
+    undo_.push_back([before] {
+      if (const ThreadsSet back = threading::set_niceness(before); back.error != 0)
+        throw std::runtime_error(refused("niceness to " + std::to_string(before), back.error));
+    });
+  }
+  say("nice = " + std::to_string(niceness()) + ": " +
+      (result.error == 0 ? "asked for, and read back in " + threads(result.set)
+                         : refused(std::to_string(nice) + " was asked for, but refused", result.error)));
+}
+
+void PlanSetter::set_real_time(const Scheduling& wanted) {
+  // Later threads are scheduled as usual: OpenMP's have to be there.
+  run_in_openmp_team(plan_.intra_op, [] {});
+  const Scheduling before = scheduling();
+  const ThreadsSet result = threading::set_scheduling(wanted);
+  if (result.set > 0) {
+    undo_.push_back([before] {
+      if (const ThreadsSet back = threading::set_scheduling(before); back.error != 0)
+        throw std::runtime_error(refused("scheduling", back.error));
+    });
+  }
+  const std::string name = std::string(wanted.policy == SCHED_FIFO ? "SCHED_FIFO" : "SCHED_RR") + ", priority " +
+                           std::to_string(wanted.priority);
+  say("real_time: " + (result.error == 0 ? name + ", asked for and read back in " + threads(result.set)
+                                         : refused(name + " was asked for, but refused", result.error)));
+}
+
+}  // namespace torchfeed::threading

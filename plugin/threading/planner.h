@@ -1,0 +1,59 @@
+#pragma once
+
+#include <torchfeed/plugin/threading/blas_threads.h>
+#include <torchfeed/plugin/threading/cgroup_limits.h>
+#include <torchfeed/plugin/threading/thread_plan.h>
+#include <torchfeed/plugin/threading/thread_variables.h>
+#include <torchfeed/plugin/threading/topology.h>
+
+#include <optional>
+
+namespace torchfeed::threading {
+
+/// With fewer cores than these, none is set apart: not for the system, and not for the loader's workers.
+inline constexpr int kEnoughCores = 8;
+
+/// Memory that a worker is taken to need where the workload does not say, in bytes.
+inline constexpr std::uint64_t kDefaultWorkerBytes = std::uint64_t{128} << 20;
+
+/// Everything that the plan depends on, so that the plan of any machine can be computed on any other.
+struct PlanInputs {
+  CpuTopology topology;
+  std::optional<CpuQuota> quota;
+  /// What may still be taken; empty: unknown, and taken as enough.
+  std::optional<MemoryRoom> memory;
+  ThreadVariables variables;
+  BlasLibrary blas = BlasLibrary::kNone;
+  Workload workload;
+  /// The user's own numbers; 0: from the machine.
+  int intra_op = 0;
+  int inter_op = 0;
+  int primitive_cache = 0;
+  /// Whether threads may be bound to CPUs.
+  bool pin = false;
+};
+
+/// Splits the machine. A pure function.
+///
+///   cores          min(physical cores in the mask, quota rounded up)
+///   reserved       1 with at least kEnoughCores cores, else 0
+///   intra_op       the option, else OMP_NUM_THREADS, else MKL_NUM_THREADS (LibTorch's own order), else the cores, of a
+///                  hybrid machine the performance cores; OMP_THREAD_LIMIT caps the last. Where the loader has cores of
+///                  its own, what those and the reserved one leave.
+///   inter_op       the option, else compute cores / intra_op, at least 1
+///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op; 0 without such a library
+///   dataloader     what the workload asks for, else 0 with one core; else what trainer and system leave (one core at
+///                  least is the trainer's; of a hybrid machine the efficiency cores), at most as many as the data are
+///                  worth: 0 to 2 for small data, 4 where nothing is known, up to 16 for large data. Never more than
+///                  fit into half of the free memory.
+///   preprocessing  the cores but the reserved one, as many as fit into half of the free memory
+///   inference      the option or variable as for intra_op, else the compute cores of the largest NUMA node
+///
+/// The loader has cores of its own where the workload asks for workers or `pin` is set, there are kEnoughCores cores,
+/// and the plan has workers; they are never more than half of the cores. With `pin` the plan says which CPUs.
+ThreadPlan plan_threads(const PlanInputs& inputs);
+
+/// The loader's options for inputs.workload, from the same plan. `cuda`: whether there is a GPU to copy batches to.
+DataLoaderConfig plan_data_loader(const PlanInputs& inputs, bool cuda);
+
+}  // namespace torchfeed::threading
