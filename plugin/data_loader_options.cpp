@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <mutex>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr std::int64_t kMostWorkers = 1024;
 constexpr std::size_t kMostJobs = 16384;
-// Workers that kAuto takes where they wait more than they compute.
+// Workers that kAuto takes at most.
 constexpr std::size_t kMostAuto = 32;
 constexpr std::size_t kSmallestBudget = std::size_t{1} << 20;
 
@@ -117,9 +118,9 @@ void FullDataLoaderOptions::set_default_budget() {
 }
 
 void FullDataLoaderOptions::plan_workers(double computing) {
-  const int planned = std::max(0, ThreadingOptimizer().plan().dataloader);
-  const double waiting_too = planned / std::max(computing, static_cast<double>(planned) / kMostAuto);
-  workers = static_cast<std::size_t>(std::max<double>(planned, std::min<double>(waiting_too, kMostAuto)));
+  const ThreadPlan plan = ThreadingOptimizer().plan();
+  const double fit = std::ceil(plan.preprocessing / std::max(computing, 1e-3) - 1e-6);
+  workers = static_cast<std::size_t>(std::clamp<double>(fit, 0, std::min<double>(plan.dataloader_limit, kMostAuto)));
   if (prefetch_factor > 0) {
     max_jobs = prefetch_factor * workers;
   }

@@ -10,6 +10,8 @@
 #include <torchfeed/plugin/errors.h>
 #include <torchfeed/plugin/loader_state.h>
 #include <torchfeed/plugin/loader_stats.h>
+#include <torchfeed/plugin/parallel_map.h>
+#include <torchfeed/plugin/progress_bar.h>
 #include <torchfeed/plugin/stack.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <torchfeed/plugin/worker_info.h>

@@ -44,16 +44,18 @@ TEST(DataLoaderOptions, PlansForKAutoWhenThatHasToBeKnown) {
   EXPECT_TRUE(loader->options().auto_workers);
   EXPECT_EQ(loader->options().workers, 0U) << "nothing was asked of the machine yet";
   FullDataLoaderOptions options(DataLoaderOptions(10).num_workers(kAuto).prefetch_factor(3));
+  const ThreadPlan plan = ThreadingOptimizer().plan();
+  const auto limit = static_cast<std::size_t>(std::min(plan.dataloader_limit, 32));
   options.plan_workers(/*computing=*/1);
-  const std::size_t planned = options.workers;
-  EXPECT_EQ(planned, static_cast<std::size_t>(ThreadingOptimizer().plan().dataloader));
-  EXPECT_EQ(options.max_jobs, 3 * planned);
+  EXPECT_EQ(options.workers, std::min(limit, static_cast<std::size_t>(plan.preprocessing)));
+  EXPECT_EQ(options.max_jobs, 3 * options.workers);
   EXPECT_EQ(options.jobs_for(2), 6U);
-  EXPECT_EQ(options.shared_memory_budget > 0, planned > 0);
+  EXPECT_EQ(options.shared_memory_budget > 0, limit > 0);
   options.plan_workers(/*computing=*/0.5);
-  EXPECT_EQ(options.workers, std::min<std::size_t>(2 * planned, 32)) << "who waits half of the time shares a core";
+  EXPECT_EQ(options.workers, std::min(limit, static_cast<std::size_t>(2 * plan.preprocessing)))
+      << "who waits half of the time shares a core";
   options.plan_workers(/*computing=*/0);
-  EXPECT_EQ(options.workers, planned > 0 ? 32U : 0U);
+  EXPECT_EQ(options.workers, limit);
 }
 
 /// What a call throws, as text.

@@ -66,19 +66,13 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
     }
   }
   batch.active = true;
-  batch.seeded = false;
-  batch.seed = seed_of(id);
   current_arena() = arena;
-  if (place == Workplace::kWorkerThread) {
-    return;
-  }
-  auto* generator = default_generator();
-  const std::lock_guard<std::mutex> lock(generator->mutex_);
   if (restore) {
+    auto* generator = default_generator();
+    const std::lock_guard<std::mutex> lock(generator->mutex_);
     outer_->default_generator = generator->clone();
   }
-  // Another stream than generator()'s, so that code which uses both sees independent numbers.
-  generator->set_current_seed(mix(batch.seed));
+  reseed(id, place);
 }
 
 BatchScope::~BatchScope() {
@@ -99,6 +93,19 @@ BatchScope::~BatchScope() {
     generator->set_next_float_normal_sample(saved.next_float_normal_sample());
     generator->set_next_double_normal_sample(saved.next_double_normal_sample());
   }
+}
+
+void reseed(const BatchId& id, Workplace place) {
+  auto& batch = current_batch();
+  batch.seeded = false;
+  batch.seed = seed_of(id);
+  if (place == Workplace::kWorkerThread) {
+    return;
+  }
+  auto* generator = default_generator();
+  const std::lock_guard<std::mutex> lock(generator->mutex_);
+  // Another stream than generator()'s, so that code which uses both sees independent numbers.
+  generator->set_current_seed(mix(batch.seed));
 }
 
 void set_worker_info(const WorkerInfo& info) {

@@ -33,6 +33,10 @@ class BatchScope {
   at::RecordFunction span_{at::RecordScope::USER_SCOPE};
 };
 
+/// In a BatchScope of this thread, at the same `place`: what follows is seeded from `id`, as a part of the batch that
+/// is the same whatever batch it belongs to.
+void reseed(const BatchId& id, Workplace place);
+
 /// Makes this thread a worker in the eyes of worker_info(), and in a worker process those that it starts.
 void set_worker_info(const WorkerInfo& info);
 

@@ -47,11 +47,20 @@ class DatasetBatchMaker : public BatchMaker {
   virtual std::optional<typename BatchOf<Dataset>::Type> take_batch(std::uint32_t slot, Lease* lease) = 0;
 };
 
+/// Whether a dataset says that what it does must not be done again for a batch: then a worker's death, or a batch that
+/// finds no memory, is an error at once.
+template <typename Dataset>
+inline constexpr bool kMakesOnce = requires {
+  requires Dataset::kMakesOnce;
+};
+
 /// The indices that a request holds, for messages.
 template <typename Request>
 std::vector<std::size_t> indices_of(const Request& request) {
   if constexpr (std::is_same_v<Request, std::vector<std::size_t>>) {
     return request;
+  } else if constexpr (requires { request.indices(); }) {
+    return request.indices();
   } else {
     return {};
   }

@@ -81,43 +81,52 @@ std::string where(int worker, std::uint64_t batch, const std::vector<std::size_t
   return out.str();
 }
 
+/// Throws `error`; in a catch block that asks for it, with the exception at hand nested in it.
+template <typename Error>
+[[noreturn]] void raise(Error error, bool nest) {
+  if (nest) {
+    std::throw_with_nested(std::move(error));
+  }
+  throw error;
+}
+
 [[noreturn]] void throw_as(ErrorKind kind, const std::string& message, int worker, std::uint64_t batch,
-                           const std::vector<std::size_t>& indices) {
+                           const std::vector<std::size_t>& indices, bool nest) {
   const c10::SourceLocation here{__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)};
   switch (kind) {
     case ErrorKind::kC10IndexError:
-      throw c10::IndexError(here, message);
+      raise(c10::IndexError(here, message), nest);
     case ErrorKind::kC10ValueError:
-      throw c10::ValueError(here, message);
+      raise(c10::ValueError(here, message), nest);
     case ErrorKind::kC10TypeError:
-      throw c10::TypeError(here, message);
+      raise(c10::TypeError(here, message), nest);
     case ErrorKind::kC10NotImplementedError:
-      throw c10::NotImplementedError(here, message);
+      raise(c10::NotImplementedError(here, message), nest);
     case ErrorKind::kNoMemoryLeft:
     case ErrorKind::kC10Error:
-      throw c10::Error(here, message);
+      raise(c10::Error(here, message), nest);
     case ErrorKind::kInvalidArgument:
-      throw std::invalid_argument(message);
+      raise(std::invalid_argument(message), nest);
     case ErrorKind::kDomainError:
-      throw std::domain_error(message);
+      raise(std::domain_error(message), nest);
     case ErrorKind::kLengthError:
-      throw std::length_error(message);
+      raise(std::length_error(message), nest);
     case ErrorKind::kOutOfRange:
-      throw std::out_of_range(message);
+      raise(std::out_of_range(message), nest);
     case ErrorKind::kLogicError:
-      throw std::logic_error(message);
+      raise(std::logic_error(message), nest);
     case ErrorKind::kRangeError:
-      throw std::range_error(message);
+      raise(std::range_error(message), nest);
     case ErrorKind::kOverflowError:
-      throw std::overflow_error(message);
+      raise(std::overflow_error(message), nest);
     case ErrorKind::kUnderflowError:
-      throw std::underflow_error(message);
+      raise(std::underflow_error(message), nest);
     case ErrorKind::kRuntimeError:
-      throw std::runtime_error(message);
+      raise(std::runtime_error(message), nest);
     case ErrorKind::kBadAlloc:
-      throw BadAlloc(message);
+      raise(BadAlloc(message), nest);
     default:
-      throw WorkerError(message, worker, batch, indices, 0);
+      raise(WorkerError(message, worker, batch, indices, 0), nest);
   }
 }
 
@@ -126,6 +135,7 @@ std::string where(int worker, std::uint64_t batch, const std::vector<std::size_t
 void encode_current_exception(ErrorRecord& record, int worker) noexcept {
   record.worker = worker;
   record.signal = 0;
+  record.deaths = 0;
   record.bytes_wanted = 0;
   // NOLINTBEGIN(bugprone-branch-clone): each type has its own kind.
   try {
@@ -171,6 +181,13 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept {
   // NOLINTEND(bugprone-branch-clone)
 }
 
+void throw_text(const ErrorRecord& record, const std::string& place, std::uint64_t batch,
+                const std::vector<std::size_t>& indices, bool nest) {
+  const std::string text(record.text, record.text_bytes);
+  throw_as(static_cast<ErrorKind>(record.kind), "torchfeed: " + place + ": " + text, record.worker, batch, indices,
+           nest);
+}
+
 void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vector<std::size_t>& indices) {
   const auto kind = static_cast<ErrorKind>(record.kind);
   const std::string place = where(record.worker, batch, indices);
@@ -182,11 +199,12 @@ void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vect
     } else {
       out << "the worker exited";
     }
-    out << " each time this batch was made (" << kMaxDeaths << " workers)";
+    if (record.deaths > 1) {
+      out << " each time this batch was made (" << record.deaths << " workers)";
+    }
     throw WorkerError(out.str(), record.worker, batch, indices, record.signal);
   }
-  const std::string text(record.text, record.text_bytes);
-  throw_as(kind, "torchfeed: " + place + ": " + text, record.worker, batch, indices);
+  throw_text(record, place, batch, indices, /*nest=*/false);
 }
 
 void throw_thread_error(std::exception_ptr error, int worker, std::uint64_t batch,

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <string>
 #include <vector>
 
 namespace torchfeed::loader {
@@ -15,6 +16,11 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept;
 /// In the trainer: throws what the record tells. Standard and c10 exceptions keep their type; a dead worker and all
 /// else becomes a WorkerError. The text names worker, batch and indices.
 [[noreturn]] void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vector<std::size_t>& indices);
+
+/// Throws an exception that was thrown elsewhere, of the type that throw_error would give it, with `place` before its
+/// text. `nest`: in a catch block; the exception at hand is nested in it (std::rethrow_if_nested).
+[[noreturn]] void throw_text(const ErrorRecord& record, const std::string& place, std::uint64_t batch,
+                             const std::vector<std::size_t>& indices, bool nest);
 
 /// In the trainer: throws torch::data's WorkerException with what a worker thread threw, and its place.
 [[noreturn]] void throw_thread_error(std::exception_ptr error, int worker, std::uint64_t batch,

@@ -23,7 +23,11 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
 
   ProcessBatchMaker(SlotRing& ring, DatasetShard<Dataset, Request>& shard, std::uint64_t batch_size,
                     std::uint64_t workers)
-      : ring_(ring), shard_(shard), batch_size_(batch_size), workers_(workers) {}
+      : ring_(ring), shard_(shard), batch_size_(batch_size), workers_(workers) {
+    if constexpr (kMakesOnce<Dataset>) {
+      ring.header().most_deaths = 1;
+    }
+  }
 
   void make(int /*worker*/, std::uint32_t index) override {
     Slot& slot = ring_.slot(index);
@@ -42,7 +46,11 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   }
 
   void fail(int worker, std::uint32_t index) noexcept override {
-    encode_current_exception(ring_.slot(index).error, worker);
+    ErrorRecord& error = ring_.slot(index).error;
+    encode_current_exception(error, worker);
+    if constexpr (kMakesOnce<Dataset>) {
+      error.bytes_wanted = 0;  // the engine would ask for the batch again
+    }
   }
 
   void put_request(std::uint32_t index, Request& request) override {

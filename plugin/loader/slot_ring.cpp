@@ -100,6 +100,7 @@ SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::ui
   header_->spins.store(spins, std::memory_order_relaxed);
   header_->slot_bytes = slot_bytes;
   header_->budget_bytes = budget_bytes;
+  header_->most_deaths = kMaxDeaths;
   words_ = reinterpret_cast<std::atomic<std::uint64_t>*>(base + layout.words);
   slots_ = reinterpret_cast<Slot*>(base + layout.slots);
   payloads_ = base + layout.control_bytes;
@@ -456,12 +457,13 @@ void SlotRing::recover(std::uint32_t worker, int signal) noexcept {
     }
     Slot& slot = slots_[i];
     slot.produce_nanoseconds = 0;
-    if (++slot.deaths < kMaxDeaths) {
+    if (++slot.deaths < header_->most_deaths) {
       post_word(i, current.ticket);
     } else {
       slot.error = ErrorRecord{};
       slot.error.worker = static_cast<std::int32_t>(worker);
       slot.error.signal = signal;
+      slot.error.deaths = slot.deaths;
       finish(i, SlotState::kFailed);
     }
   }

@@ -18,7 +18,7 @@ namespace torchfeed::loader {
 
 /// Most workers of one loader.
 inline constexpr std::uint32_t kMaxWorkers = 1024;
-/// A batch that has killed this many workers is given up.
+/// A batch that has killed this many workers is given up, unless the ring's most_deaths says otherwise.
 inline constexpr std::uint32_t kMaxDeaths = 3;
 /// The owner of a posted slot that any worker may claim.
 inline constexpr std::uint16_t kAnyWorker = 0xffff;
@@ -69,7 +69,8 @@ struct ErrorRecord {
   static constexpr std::size_t kTextBytes = 3584;  ///< longer texts are cut
   std::uint32_t kind;                              ///< an ErrorKind
   std::int32_t worker;
-  std::int32_t signal;  ///< that ended the worker, 0 if none
+  std::int32_t signal;   ///< that ended the worker, 0 if none
+  std::uint32_t deaths;  ///< workers that the batch has killed
   std::uint32_t text_bytes;
   std::uint64_t bytes_wanted;  ///< by a batch that found no memory
   char text[kTextBytes];
@@ -111,7 +112,8 @@ struct RingHeader {
   std::uint32_t slot_count;
   std::uint64_t slot_bytes;
   std::uint64_t budget_bytes;
-  bool needs_all_workers;  ///< a worker that cannot be replaced leaves requests that no other may claim
+  bool needs_all_workers;     ///< a worker that cannot be replaced leaves requests that no other may claim
+  std::uint32_t most_deaths;  ///< a batch that has killed so many workers is given up
 
   // Written by the trainer.
   alignas(64) std::atomic<std::uint32_t> target_workers;  ///< workers with an id at or above it leave
@@ -212,7 +214,7 @@ class SlotRing {
 
   /// Whether a dead worker was at a batch.
   bool holds_slot(std::uint32_t worker) const noexcept;
-  /// Takes back what a dead worker held: taken -> posted, or failed after kMaxDeaths with `signal`.
+  /// Takes back what a dead worker held: taken -> posted, or failed after most_deaths with `signal`.
   void recover(std::uint32_t worker, int signal) noexcept;
   /// Makes the trainer look at the header.
   void wake_trainer() noexcept;

@@ -1,0 +1,171 @@
+// How parallel_map cuts its items, and how it tells how far it is. Simulated times.
+#include <torchfeed/plugin/loader/chunk_plan.h>
+#include <torchfeed/plugin/progress_bar.h>
+
+#include "support/program_run.h"
+#include "support/temp_dir.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace torchfeed {
+namespace {
+
+using loader::ChunkPlan;
+using loader::ItemRange;
+using testing::TempDir;
+
+/// One worker does all of it, each item at its cost in seconds, and gives back as ItemDataset does. The sizes that it
+/// was asked for.
+template <typename Cost>
+std::vector<std::size_t> sizes_of(ChunkPlan& plan, std::vector<int>& done, Cost cost) {
+  std::vector<std::size_t> sizes;
+  const double patience = std::chrono::duration<double>(plan.patience()).count();
+  while (const auto asked = plan.next()) {
+    sizes.push_back(asked->size());
+    double seconds = 0;
+    std::size_t item = asked->begin;
+    while (item < asked->end && seconds < patience) {
+      seconds += cost(item);
+      ++done[item++];
+    }
+    plan.done(*asked, item - asked->begin, seconds);
+  }
+  return sizes;
+}
+
+TEST(ChunkPlan, BeginsWithOneItemAndThenTakesWhatPays) {
+  ChunkPlan plan(1000, 2, 0);
+  std::vector<int> done(1000);
+  const auto sizes = sizes_of(plan, done, [](std::size_t) { return 1e-3; });
+  EXPECT_EQ(sizes.front(), 1U);
+  EXPECT_EQ(sizes[1], 5U) << "5 ms";
+  EXPECT_EQ(sizes.back(), 1U) << "small ones at the end, so that workers end together";
+  EXPECT_THAT(done, ::testing::Each(1));
+  EXPECT_TRUE(plan.finished());
+}
+
+TEST(ChunkPlan, GivesEachWorkerHalfOfItsShareAtMost) {
+  ChunkPlan plan(1000, 2, 0);
+  std::vector<int> done(1000);
+  const auto sizes = sizes_of(plan, done, [](std::size_t) { return 1e-9; });
+  EXPECT_EQ(*std::max_element(sizes.begin(), sizes.end()), 249U);
+  EXPECT_THAT(done, ::testing::Each(1));
+}
+
+TEST(ChunkPlan, AsksAgainForWhatWasGivenBack) {
+  ChunkPlan plan(10000, 2, 0);
+  std::vector<int> done(10000);
+  const auto sizes = sizes_of(plan, done, [](std::size_t item) { return item < 100 ? 1e-9 : 1e-3; });
+  EXPECT_THAT(done, ::testing::Each(1));
+  EXPECT_TRUE(plan.finished());
+  EXPECT_GT(*std::max_element(sizes.begin(), sizes.end()), 1000U) << "was taken for cheap";
+  EXPECT_LT(sizes.size(), 3000U);
+}
+
+TEST(ChunkPlan, IsNotFinishedWhileSomethingIsAskedFor) {
+  ChunkPlan plan(2, 2, 0);
+  const auto first = plan.next();
+  const auto second = plan.next();
+  EXPECT_FALSE(plan.next());
+  plan.done(*first, 1, 1);
+  EXPECT_FALSE(plan.finished());
+  plan.done(*second, 1, 1);
+  EXPECT_TRUE(plan.finished());
+}
+
+TEST(ChunkPlan, KeepsToAFixedSize) {
+  ChunkPlan plan(10, 2, 4);
+  std::vector<int> done(10);
+  EXPECT_THAT(sizes_of(plan, done, [](std::size_t) { return 1.0; }), ::testing::ElementsAre(4, 4, 2));
+  EXPECT_THAT(done, ::testing::Each(1));
+}
+
+TEST(ProgressBar, SaysHowMuchHowFastAndHowLong) {
+  EXPECT_EQ(ProgressBar::text(512, 1000, 2.5), "[######......] 512/1000 items  51 %  205 items/s  2.4 s left");
+  EXPECT_EQ(ProgressBar::text(0, 1000, 2.5), "[............] 0/1000 items   0 %  0.00 items/s");
+  EXPECT_EQ(ProgressBar::text(1, 100, 10), "[............] 1/100 items   1 %  0.10 items/s  16:30 min left");
+  EXPECT_EQ(ProgressBar::text(1, 1000, 60), "[............] 1/1000 items   0 %  0.02 items/s  16:39 h left");
+}
+
+TEST(ProgressBar, WritesPlainLinesNowAndThenWhereThereIsNoTerminal) {
+  const TempDir dir;
+  std::FILE* file = std::fopen(dir.file("out").c_str(), "w");
+  const ProgressBar::Clock::time_point begin{};
+  {
+    ProgressBar bar(1000, file, begin);
+    for (int i = 1; i <= 1000; ++i) {
+      bar.add(1, begin + i * std::chrono::milliseconds(20));
+    }
+  }
+  std::fclose(file);
+  const std::string text = testing::read_text(dir.file("out"));
+  EXPECT_THAT(text, ::testing::StartsWith("[#...........] 100/1000 items  10 %  50 items/s  18.0 s left\n"));
+  EXPECT_THAT(text, ::testing::EndsWith("\n1000 items in 20.0 s, 50 items/s\n"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 10);
+  EXPECT_EQ(text.find('\r'), std::string::npos);
+}
+
+/// A terminal whose other end can be read.
+class Terminal {
+ public:
+  Terminal() : screen_(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)) {
+    ::grantpt(screen_);
+    ::unlockpt(screen_);
+    file_ = std::fopen(::ptsname(screen_), "w");
+  }
+  ~Terminal() {
+    std::fclose(file_);
+    ::close(screen_);
+  }
+  Terminal(const Terminal&) = delete;
+  Terminal& operator=(const Terminal&) = delete;
+
+  std::FILE* file() const { return file_; }
+  std::string seen() const {
+    std::string text(65536, '\0');
+    pollfd readable{screen_, POLLIN, 0};
+    ::poll(&readable, 1, 5000);
+    text.resize(static_cast<std::size_t>(std::max<ssize_t>(::read(screen_, text.data(), text.size()), 0)));
+    return text;
+  }
+
+ private:
+  int screen_;
+  std::FILE* file_;
+};
+
+TEST(ProgressBar, DrawsOneLineAnewOnATerminal) {
+  const Terminal terminal;
+  const ProgressBar::Clock::time_point begin{};
+  ProgressBar bar(100, terminal.file(), begin);
+  bar.add(10, begin + std::chrono::milliseconds(50));
+  bar.add(10, begin + std::chrono::milliseconds(100));
+  EXPECT_EQ(terminal.seen(), "\r\033[K[##..........] 20/100 items  20 %  200 items/s  0.4 s left");
+  bar.add(80, begin + std::chrono::milliseconds(500));
+  EXPECT_EQ(terminal.seen(), "\r\033[K100 items in 0.5 s, 200 items/s\r\n");
+}
+
+TEST(ProgressBar, LeavesTheTerminalCleanWhenNotAllWasDone) {
+  const Terminal terminal;
+  const ProgressBar::Clock::time_point begin{};
+  {
+    ProgressBar bar(100, terminal.file(), begin);
+    bar.add(10, begin + std::chrono::seconds(1));
+  }
+  EXPECT_THAT(terminal.seen(), ::testing::EndsWith("9.0 s left\r\033[K"));
+}
+
+}  // namespace
+}  // namespace torchfeed
