@@ -82,7 +82,7 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
 
   FullDataLoaderOptions full;
   full.batch_size = options.batch_size();
-  full.auto_workers = options.num_workers() == kAuto;
+  full.auto_workers = options.num_workers() == kAuto || (options.num_workers() == 0 && options.auto_threading());
   full.workers = options.workers();
   full.worker_mode = options.worker_mode();
   TORCH_CHECK(
@@ -102,6 +102,9 @@ FullDataLoaderOptions FullDataLoaderOptions::resolve(const DataLoaderOptions& op
   full.max_worker_restarts = std::min(options.max_worker_restarts(), std::size_t{1} << 30);
   full.shared_memory_budget = options.shared_memory_budget().value_or(0);
   full.set_default_budget();
+  if (const auto plan = thread_plan_in_force(); plan && full.workers > 0) {
+    full.worker_cpus = plan->dataloader_cpus;
+  }
   full.pin_memory = options.pin_memory();
   const bool has_workers = full.workers > 0 || full.auto_workers;
   if (full.pin_memory && (!has_workers || full.worker_mode != WorkerMode::kProcess)) {
@@ -118,7 +121,9 @@ void FullDataLoaderOptions::set_default_budget() {
 }
 
 void FullDataLoaderOptions::plan_workers(double computing) {
-  const ThreadPlan plan = ThreadingOptimizer().plan();
+  const auto in_force = thread_plan_in_force();
+  const ThreadPlan plan = in_force ? *in_force : ThreadingOptimizer().plan();
+  worker_cpus = plan.dataloader_cpus;
   const double fit = std::ceil(plan.preprocessing / std::max(computing, 1e-3) - 1e-6);
   workers = static_cast<std::size_t>(std::clamp<double>(fit, 0, std::min<double>(plan.dataloader_limit, kMostAuto)));
   if (prefetch_factor > 0) {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace torchfeed {
 
@@ -72,6 +73,10 @@ struct DataLoaderOptions {
   /// be copying still. Without a GPU, and without worker processes, it warns once and does nothing.
   TORCH_ARG(bool, pin_memory) = false;
 
+  /// Whether the loader chooses num_workers where that is 0, as with kAuto, from the threading plan that is in force
+  /// (optimize_system_for_training()), or else from one of its own.
+  TORCH_ARG(bool, auto_threading) = false;
+
   /// A file for a timeline of the run, to be opened by ui.perfetto.dev or chrome://tracing; empty: none.
   TORCH_ARG(std::string, trace);
 
@@ -116,6 +121,8 @@ struct FullDataLoaderOptions {
   std::size_t max_worker_restarts = 0;
   std::size_t shared_memory_budget = 0;
   bool pin_memory = false;
+  /// Where workers run: the CPUs that the threading plan in force has for them; empty: where the trainer may run.
+  std::vector<int> worker_cpus;
   std::string trace;
 
  private:

@@ -1,5 +1,6 @@
 // Options: both peers' names, defaults, and what is refused.
 #include <torchfeed/plugin/data_loader.h>
+#include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
 #include "support/loader_datasets.h"
@@ -56,6 +57,44 @@ TEST(DataLoaderOptions, PlansForKAutoWhenThatHasToBeKnown) {
       << "who waits half of the time shares a core";
   options.plan_workers(/*computing=*/0);
   EXPECT_EQ(options.workers, limit);
+}
+
+TEST(DataLoaderOptions, ChooseWorkersWithAutoThreadingWhereNoneAreAskedFor) {
+  EXPECT_TRUE(FullDataLoaderOptions(DataLoaderOptions().auto_threading(true)).auto_workers);
+  const FullDataLoaderOptions fixed(DataLoaderOptions().auto_threading(true).num_workers(3));
+  EXPECT_FALSE(fixed.auto_workers);
+  EXPECT_EQ(fixed.workers, 3U);
+}
+
+/// The CPUs that whoever makes a batch may run on.
+testing::TensorDataset cpus_dataset() {
+  return {4, [](const std::vector<std::size_t>& /*indices*/) {
+            const std::vector<int> cpus = threading::thread_cpus();
+            return torch::tensor(std::vector<std::int64_t>(cpus.begin(), cpus.end()));
+          }};
+}
+
+TEST(ThreadPlanInForce, HasCoresForWorkersWhereTheyRun) {
+  const std::vector<int> cpus = threading::available_cpus();
+  if (cpus.size() < 2) {
+    GTEST_SKIP() << "one CPU cannot be shared out";
+  }
+  const ThreadingOptimizer optimizer;
+  ThreadPlan plan = optimizer.plan();
+  plan.trainer_cpus = {cpus[0]};
+  plan.dataloader_cpus = {cpus[1]};
+  for (const WorkerMode mode : {WorkerMode::kProcess, WorkerMode::kThread}) {
+    const auto options = DataLoaderOptions(4).num_workers(1).worker_mode(mode);
+    {
+      const AppliedPlan applied = optimizer.apply(plan);
+      auto loader = make_data_loader<Sequential>(cpus_dataset(), options);
+      EXPECT_EQ(one_epoch_of_indices(*loader), std::vector<std::int64_t>{cpus[1]});
+      auto inline_loader = make_data_loader<Sequential>(cpus_dataset(), DataLoaderOptions(4));
+      EXPECT_EQ(one_epoch_of_indices(*inline_loader), std::vector<std::int64_t>{cpus[0]});
+    }
+    auto loader = make_data_loader<Sequential>(cpus_dataset(), options);
+    EXPECT_EQ(one_epoch_of_indices(*loader), std::vector<std::int64_t>(cpus.begin(), cpus.end())) << "and no longer";
+  }
 }
 
 /// What a call throws, as text.

@@ -18,7 +18,11 @@ namespace {
 constexpr std::uint32_t kSpins = 200;
 
 /// Spinning is for those who have a core to themselves.
-std::uint32_t spins_for(std::size_t workers) { return workers + 1 <= threading::available_cpus().size() ? kSpins : 0; }
+std::uint32_t spins_for(const FullDataLoaderOptions& options, std::size_t workers) {
+  const bool own = !options.worker_cpus.empty();
+  const std::size_t cpus = own ? options.worker_cpus.size() : threading::available_cpus().size();
+  return workers + (own ? 0 : 1) <= cpus ? kSpins : 0;
+}
 
 /// Slots for batches that the training loop keeps, beside max_jobs for requests under way. Memory is committed only to
 /// those that are used.
@@ -72,11 +76,16 @@ Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing>
       ring_(shared_->ring),
       memory_(*shared_),
       most_leases_(most_leases(options)) {
-  ring_.header().spins.store(spins_for(workers), std::memory_order_relaxed);
+  ring_.header().spins.store(spins_for(options, workers), std::memory_order_relaxed);
   ring_.header().target_workers.store(static_cast<std::uint32_t>(workers), std::memory_order_relaxed);
   ring_.header().needs_all_workers = needs_all_workers;
-  const WorkerJob job{
-      &ring_, &maker_, static_cast<int>(options.workers), options.seed, options.worker_mode, options.worker_init_fn};
+  const WorkerJob job{&ring_,
+                      &maker_,
+                      static_cast<int>(options.workers),
+                      options.seed,
+                      options.worker_mode,
+                      options.worker_init_fn,
+                      options.worker_cpus};
   if (options.worker_mode == WorkerMode::kThread) {
     crew_ = std::make_unique<ThreadCrew>(job);
   } else {
@@ -347,7 +356,7 @@ void Engine::set_workers(std::size_t count) {
   workers_ = count;
   max_jobs_ = options_.jobs_for(count);
   RingHeader& header = ring_.header();
-  header.spins.store(spins_for(count), std::memory_order_relaxed);
+  header.spins.store(spins_for(options_, count), std::memory_order_relaxed);
   header.target_workers.store(static_cast<std::uint32_t>(count), std::memory_order_seq_cst);
   ring_.wake_all_workers();
   crew_->call();

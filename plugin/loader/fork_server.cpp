@@ -86,7 +86,7 @@ void flush_standard_streams() {
 ForkServer::ForkServer(const WorkerJob& job, std::uint32_t max_restarts) : ring_(*job.ring) {
   commands_ = checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
   const FileDescriptor trainer = open_pidfd(::getpid());
-  const std::vector<int> cpus = threading::available_cpus();
+  const std::vector<int> cpus = job.cpus.empty() ? threading::available_cpus() : job.cpus;
   flush_standard_streams();
   int error = 0;
   {

@@ -1,4 +1,5 @@
 #include <torchfeed/plugin/loader/thread_crew.h>
+#include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/worker_thread.h>
 
 #include <pthread.h>
@@ -14,6 +15,9 @@ void run_thread(const WorkerJob& job, int id) {
   char name[16];
   std::snprintf(name, sizeof(name), "feed-worker-%d", id);
   ::pthread_setname_np(::pthread_self(), name);
+  if (!job.cpus.empty()) {
+    threading::bind_current_thread(job.cpus);
+  }
   threading::compute_on_this_thread_alone();
   run_worker(job, id);
 }

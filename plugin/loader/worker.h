@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace torchfeed::loader {
 
@@ -17,6 +18,7 @@ struct WorkerJob {
   std::uint64_t seed = 0;
   WorkerMode mode = WorkerMode::kProcess;
   std::function<void(int)> init;
+  std::vector<int> cpus;  // to run on; empty: where the trainer may
 };
 
 /// A worker's life: claims requests and makes batches until it has to leave. Exceptions, whatever their type, become
