@@ -53,7 +53,9 @@ std::string range_text(const std::vector<std::size_t>& items) {
 }  // namespace
 
 /// A BLAS with a pool of its own, which all threads of the process share, computes with one thread while there is one
-/// of these: the first of several calls at once sets that, the last one puts it back.
+/// of these: the first of several calls at once sets that, the last one puts it back. Worker processes have it so by
+/// themselves, but OpenBLAS ends its pool at each fork, and the threads of a new one spin on a core for some 30 ms:
+/// better when the work is done than beside it.
 class ParallelRun::Compute {
  public:
   static std::shared_ptr<Compute> shared() {
@@ -93,9 +95,7 @@ ParallelRun::~ParallelRun() = default;
 
 DataLoaderOptions ParallelRun::start() {
   board_ = std::make_unique<loader::ItemBoard>(workers_);
-  if (!processes_) {
-    compute_ = Compute::shared();
-  }
+  compute_ = Compute::shared();
   // Out of order, so that a slow item keeps no finished results in shared memory, and an error is seen at once.
   return DataLoaderOptions()
       .num_workers(static_cast<std::int64_t>(workers_))
