@@ -30,10 +30,13 @@ constexpr double kTrialSeconds = 0.02;
 constexpr double kSettlingSeconds = 0.003;
 constexpr std::uint64_t kWatchBatches = 50;
 constexpr double kWatchSeconds = 0.25;
+constexpr std::uint64_t kMostPatience = 32;
+constexpr int kCalmWindows = 10;
 
-std::string microseconds(double seconds) {
+std::string duration(double seconds) {
   char text[32];
-  std::snprintf(text, sizeof(text), "%.3g us", seconds * 1e6);
+  std::snprintf(text, sizeof(text), "%.3g %s", seconds < 1e-3 ? seconds * 1e6 : seconds * 1e3,
+                seconds < 1e-3 ? "us" : "ms");
   return text;
 }
 
@@ -98,18 +101,35 @@ int WorkerTuner::judge(const TunerReading& now, const Result& result) {
   const bool suspicious = changed || was_faster_elsewhere(result);
   results_[workers_] = result;
   suspicions_ = suspicious ? suspicions_ + 1 : 0;
-  if (suspicions_ >= 2 && changed) {
+  const bool sure = suspicions_ >= (settled_result_.sure ? 2 : 1);
+  if (sure && changed) {
+    if (settled_result_.sure) {
+      patience_ = std::min(2 * patience_, kMostPatience);
+    }
     settled_ = false;
     results_.clear();
     regime_ = window_;
-    suspicions_ = 0;
     return judge(now, result);
   }
-  if (suspicions_ >= 2) {
+  if (sure) {
     return settle(now);
   }
-  open_window(now, kWatchBatches, kWatchSeconds);
+  calm_windows_ = suspicious ? 0 : calm_windows_ + 1;
+  if (calm_windows_ >= kCalmWindows) {
+    patience_ = 1;
+  }
+  watch(now);
   return workers_;
+}
+
+/// Opens the next window while the number is settled: a short one where that was found by few batches.
+void WorkerTuner::watch(const TunerReading& now) {
+  if (settled_result_.sure) {
+    open_window(now, patience_ * kWatchBatches, static_cast<double>(patience_) * kWatchSeconds);
+  } else {
+    settled_result_ = results_[workers_];
+    open_window(now, kTrialBatches, kTrialSeconds);
+  }
 }
 
 /// Whether batches or steps cost something else than when the number of workers was found.
@@ -122,8 +142,9 @@ bool WorkerTuner::costs_changed(const Result& result) const {
 
 /// Whether another number of workers was clearly faster when it was tried.
 bool WorkerTuner::was_faster_elsewhere(const Result& result) const {
-  return std::any_of(results_.begin(), results_.end(),
-                     [&result](const auto& other) { return other.second.seconds < result.seconds * (1 - kRegret); });
+  return std::any_of(results_.begin(), results_.end(), [this, &result](const auto& other) {
+    return other.first != workers_ && other.second.seconds < result.seconds * (1 - kRegret);
+  });
 }
 
 // ---- Without workers ----
@@ -173,12 +194,16 @@ int WorkerTuner::judge_inline(const TunerReading& now, const Result& result) {
     const double most = result.seconds - std::max(result.seconds - result.produce, kHandOver);
     if (most * batches >= kAskSeconds || kCuriosity * elapsed >= kAskSeconds) {
       limits_ = ask_limits_();
-      return judge_inline(now, result);
+      const int workers = judge_inline(now, result);
+      if (workers == 0 && !settled_) {
+        settling_ = true;  // the next batch's time has that of asking in it
+        open_window(now, 1, 0);
+      }
+      return workers;
     }
   } else {
     if (const int workers = affordable(result, batches); workers > 0) {
-      return change(now, workers,
-                    "a batch takes " + microseconds(result.produce) + " of " + microseconds(result.seconds));
+      return change(now, workers, "a batch takes " + duration(result.produce) + " of " + duration(result.seconds));
     }
     const bool hopeless = result.seconds - predicted(result, guess(result)) <= kGain * result.seconds;
     if (hopeless && kCuriosity * elapsed >= start_cost(1)) {
@@ -196,8 +221,8 @@ int WorkerTuner::judge_inline(const TunerReading& now, const Result& result) {
 int WorkerTuner::judge_workers(const TunerReading& now, const Result& result) {
   if (const auto trial = next_trial(result)) {
     return change(now, *trial,
-                  std::to_string(workers_) + " take " + microseconds(result.seconds) + " a batch, of which " +
-                      microseconds(result.seconds - result.step) + " waiting");
+                  std::to_string(workers_) + " take " + duration(result.seconds) + " a batch, of which " +
+                      duration(result.seconds - result.step) + " waiting");
   }
   return settle(now);
 }
@@ -245,17 +270,18 @@ int WorkerTuner::settle(const TunerReading& now) {
   const int workers = chosen->first;
   if (workers != workers_) {
     return change(now, workers,
-                  std::to_string(workers) + " took " + microseconds(chosen->second.seconds) + " a batch, " +
-                      std::to_string(workers_) + " take " + microseconds(results_[workers_].seconds));
+                  std::to_string(workers) + " took " + duration(chosen->second.seconds) + " a batch, " +
+                      std::to_string(workers_) + " take " + duration(results_[workers_].seconds));
   }
-  open_window(now, kWatchBatches, kWatchSeconds);
+  watch(now);
   return workers_;
 }
 
 int WorkerTuner::change(const TunerReading& now, int workers, std::string reason) {
   reason_ = std::move(reason);
   // What is under way was asked for under the old number.
-  const auto under_way = static_cast<std::uint64_t>(2 * std::max(workers, workers_) + 1);
+  const auto most = static_cast<std::uint64_t>(std::max(workers, workers_));
+  const std::uint64_t under_way = (limits_->jobs > 0 ? limits_->jobs : limits_->jobs_a_worker * most) + 1;
   workers_ = workers;
   settling_ = true;
   open_window(now, under_way, kSettlingSeconds);

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace torchfeed::loader {
 
@@ -19,8 +20,10 @@ struct TunerReading {
 /// What workers may cost.
 struct TunerLimits {
   int most_workers = 0;
-  double start_seconds = 0;   ///< until the first worker works
-  double worker_seconds = 0;  ///< each further one
+  double start_seconds = 0;         ///< until the first worker works
+  double worker_seconds = 0;        ///< each further one
+  std::uint64_t jobs_a_worker = 2;  ///< batches under way
+  std::uint64_t jobs = 0;           ///< the same, whatever the number of workers; 0: jobs_a_worker
 };
 
 /// Finds the number of workers with which a training loop goes fastest, while it runs: num_workers(kAuto).
@@ -61,6 +64,7 @@ class WorkerTuner {
   int judge_inline(const TunerReading& now, const Result& result);
   int judge_workers(const TunerReading& now, const Result& result);
   std::optional<int> next_trial(const Result& result) const;
+  void watch(const TunerReading& now);
   bool costs_changed(const Result& result) const;
   bool was_faster_elsewhere(const Result& result) const;
   int change(const TunerReading& now, int workers, std::string reason);
@@ -76,7 +80,9 @@ class WorkerTuner {
   bool settled_ = false;
   std::map<int, Result> results_;  // by number of workers, while costs are what they are
   Result settled_result_;
-  int suspicions_ = 0;  // windows in a row that say that costs have changed
+  int suspicions_ = 0;  // windows in a row that say that it is not the right number any more
+  int calm_windows_ = 0;
+  std::uint64_t patience_ = 1;  // how many times longer than usual it watches, as costs change again and again
 
   TunerReading window_;  // where it begins
   std::uint64_t window_batches_ = 1;
