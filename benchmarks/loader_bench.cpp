@@ -115,7 +115,12 @@ void print_row(const Row& row, double best, double without, const Options& optio
               1e3 * row.median([](const Epoch& epoch) { return epoch.first_batch; }),
               100 * row.median([](const Epoch& epoch) { return epoch.waiting / epoch.seconds; }));
   if (row.setting.workers == kAuto) {
-    std::printf("  %.3f of the best fixed, %.3f of inline;", pace / best, pace / without);
+    if (best > 0) {
+      std::printf("  %.3f of the best fixed", pace / best);
+    }
+    if (without > 0) {
+      std::printf(", %.3f of inline", pace / without);
+    }
     for (const WorkerChange& change : row.epochs.back().stats->worker_changes) {
       std::printf(" %d>%d@%llu", change.from, change.to, static_cast<unsigned long long>(change.batch));
     }

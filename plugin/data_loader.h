@@ -32,6 +32,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -75,6 +76,7 @@ class DataLoader {
       }
     } else if (options_.workers > 0) {
       start_engine(options_.workers);
+      workers_ = options_.workers;
     }
   }
 
@@ -91,9 +93,12 @@ class DataLoader {
   /// Throws c10::Error, as torch::data does, if there are workers and another iterator has batches left.
   torch::data::Iterator<BatchType> begin() {
     check_usable();
-    TORCH_CHECK(!engine_ || iterator_.expired() || !in_epoch_ || (engine_->in_flight().empty() && !source_.has_more()),
+    const bool has_workers = engine_ || options_.auto_workers;
+    const bool done = (!engine_ || engine_->in_flight().empty()) && !source_.has_more();
+    TORCH_CHECK(!has_workers || iterator_.expired() || !in_epoch_ || done,
                 "Attempted to get a new DataLoader iterator while another iterator is not yet exhausted");
     ++generation_;
+    telemetry_.epoch_begins();
     if (engine_) {
       engine_->cancel(is_divided() ? &source_.shards() : nullptr);
       if (in_epoch_ && !options_.persistent_workers) {
@@ -110,7 +115,6 @@ class DataLoader {
     in_epoch_ = true;
     postponed_ = nullptr;
     begin_stateful();
-    telemetry_.epoch_begins();
     if (engine_) {
       prefetch_later();
     }
@@ -120,7 +124,8 @@ class DataLoader {
         [this, token = std::move(token), generation = generation_] { return this->next(generation); }));
   }
 
-  torch::data::Iterator<BatchType> end() {
+  /// Not inline, as GCC 16 would take what it makes for an iterator with a batch where it sees both.
+  C10_NOINLINE torch::data::Iterator<BatchType> end() {
     return torch::data::Iterator<BatchType>(std::make_unique<torch::data::detail::SentinelIterator<BatchType>>());
   }
 
@@ -220,9 +225,9 @@ class DataLoader {
   void start_engine(std::size_t workers) {
     auto ring = loader::make_ring(options_);
     maker_ = make_maker(ring->ring);
+    maker_->prepare(workers);
     engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_, workers,
                                                /*needs_all_workers=*/is_divided());
-    workers_ = workers;
     telemetry_.workers_start(static_cast<int>(options_.workers));
   }
 
@@ -296,8 +301,11 @@ class DataLoader {
   void put_request(std::uint32_t slot, Request& next) {
     try {
       maker_->put_request(slot, next.request);
-    } catch (const loader::NoMemoryLeft&) {
-      throw;  // there will be some: it is posted then
+    } catch (const loader::NoMemoryLeft& error) {
+      if (error.bytes_wanted() == loader::NoMemoryLeft::kNeverFits) {
+        source_.pop();
+      }  // else there will be some: it is posted then
+      throw;
     } catch (...) {
       source_.pop();
       throw;
@@ -321,31 +329,59 @@ class DataLoader {
     if (tuner_ && telemetry_.stats().batches >= tuner_->next_look()) {
       tune_workers();
     }
-    return workers_ > 0 || (engine_ && !engine_->in_flight().empty()) ? next_from_workers() : next_inline();
+    if (workers_ == 0 && (!engine_ || engine_->in_flight().empty())) {
+      return next_inline();
+    }
+    try {
+      return next_from_workers();
+    } catch (const loader::WorkersLackResources& error) {
+      leave_to_the_loop(error.what());
+      return next_inline();
+    }
   }
 
   /// Gives the loop the number of workers that it goes fastest with, as far as is known.
   void tune_workers() {
-    const auto wanted = static_cast<std::size_t>(tuner_->look(telemetry_.reading()));
-    if (wanted == workers_) {
-      return;
-    }
-    telemetry_.workers_change(static_cast<int>(workers_), static_cast<int>(wanted), tuner_->reason());
-    const std::size_t before = std::exchange(workers_, wanted);
+    std::string problem = "unknown error";
     try {
-      if (!engine_) {
-        start_engine(wanted);
-      } else if (wanted > 0 || engine_->in_flight().empty()) {
-        engine_->set_workers(wanted);
-      }  // else they leave when they have made what was asked for
-    } catch (const std::exception& error) {
-      TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on with ", before, " workers: ", error.what());
-      workers_ = before;
-      if (engine_ && (before > 0 || engine_->in_flight().empty())) {
-        engine_->set_workers(before);
+      const auto wanted = static_cast<std::size_t>(tuner_->look(telemetry_.reading()));
+      if (wanted != workers_) {
+        set_workers(wanted);
       }
-      tuner_.reset();
+      return;
+    } catch (const std::exception& error) {
+      problem = error.what();
+    } catch (...) {
     }
+    TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on with ", workers_, " workers: ", problem);
+    tuner_.reset();
+    if (!engine_) {
+      maker_.reset();
+    } else if (workers_ > 0 || engine_->in_flight().empty()) {
+      engine_->set_workers(workers_);
+    }
+  }
+
+  void set_workers(std::size_t count) {
+    if (!engine_) {
+      start_engine(count);
+    } else if (count > 0 || engine_->in_flight().empty()) {
+      maker_->prepare(count);
+      engine_->set_workers(count);
+    }  // else they leave when they have made what was asked for
+    telemetry_.workers_change(static_cast<int>(workers_), static_cast<int>(count), tuner_->reason());
+    workers_ = count;
+  }
+
+  /// Workers have not what they need to make what the loop can make: it does, from here on.
+  void leave_to_the_loop(const std::string& problem) {
+    TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on without workers: ", problem);
+    keep_requests();
+    engine_->cancel();
+    telemetry_.workers_change(static_cast<int>(workers_), 0, problem);
+    workers_ = 0;
+    tuner_.reset();
+    engine_->set_workers(0);
   }
 
   loader::TunerLimits limits_of_workers() {
@@ -385,7 +421,7 @@ class DataLoader {
   std::pair<loader::BatchId, std::optional<BatchType>> take_next() {
     const auto result = engine_->next([this] {
       prefetch_later();
-      return source_.has_more() && !postponed_;
+      return workers_ > 0 && source_.has_more() && !postponed_;
     });
     return {result.id(), maker_->take_batch(result.slot(), result.lease())};
   }
@@ -417,8 +453,8 @@ class DataLoader {
   std::optional<BatchType> make_inline(const loader::BatchId& id, Request& waiting) {
     Request next = std::move(waiting);
     source_.pop();
+    const auto core_begin = tuner_ ? telemetry_.core_seconds() : std::nullopt;
     const auto begin = std::chrono::steady_clock::now();
-    const double cpu_begin = telemetry_.cpu_seconds();
     if constexpr (kStream) {
       shard_.catch_up(id, {next.position, options_.batch_size, 0, 1}, loader::Workplace::kTrainer);
       shard_.advance(loader::samples_asked<Dataset>(next.request, options_.batch_size));
@@ -428,7 +464,10 @@ class DataLoader {
       const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer);
       batch = loader::unwrap_batch<Dataset>(shard_.get_batch(std::move(next.request)));
     }
-    telemetry_.made_inline(begin, cpu_begin, id);
+    telemetry_.made_inline(begin, id);
+    if (core_begin) {
+      telemetry_.used_core(begin, *core_begin);
+    }
     return batch;
   }
 
@@ -440,10 +479,10 @@ class DataLoader {
 
   void end_epoch() {
     in_epoch_ = false;
-    telemetry_.epoch_ends();
     if (engine_ && !options_.persistent_workers) {
       engine_->send_workers_home();
     }
+    telemetry_.epoch_ends();
   }
 
   FullDataLoaderOptions options_;

@@ -1,5 +1,5 @@
 #include <torchfeed/plugin/data_loader_options.h>
-#include <torchfeed/plugin/threading/cgroup_limits.h>
+#include <torchfeed/plugin/threading/free_memory.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -7,8 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <limits>
 #include <mutex>
 #include <string>
 
@@ -29,26 +27,10 @@ std::uint64_t draw_seed() {
   return cpu->random64();
 }
 
-/// What the kernel calls available (proc(5), MemAvailable), in bytes.
-std::size_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string key; file >> key;) {
-    std::size_t kibibytes = 0;
-    if (key == "MemAvailable:" && file >> kibibytes) {
-      return kibibytes * 1024;
-    }
-    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return std::size_t{2} << 30;
-}
-
 /// Half of what machine and cgroup leave, in bytes.
 std::size_t default_budget() {
-  std::size_t available = available_memory();
-  if (const auto room = threading::read_memory_room()) {
-    available = std::min<std::size_t>(available, room->bytes);
-  }
-  return std::max(available / 2, kSmallestBudget);
+  const auto room = threading::read_free_memory();
+  return std::max<std::size_t>(room ? room->bytes / 2 : std::size_t{1} << 30, kSmallestBudget);
 }
 
 }  // namespace

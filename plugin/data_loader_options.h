@@ -30,8 +30,9 @@ struct DataLoaderOptions {
   TORCH_ARG(std::size_t, batch_size) = 1;
 
   /// Workers: 0 makes batches in the trainer's thread. At most 1024. kAuto begins with none, and while training runs
-  /// starts and ends workers as that makes it faster (streams and what worker processes cannot send stay without); both
-  /// the trainer and workers make batches then, and a worker is forked from the trainer as that is in mid-training.
+  /// starts and ends workers as that makes it faster (streams and what worker processes cannot send stay without), so
+  /// that the dataset has to work both here, where worker_init_fn is not called, and in workers. Those are forked from
+  /// the trainer as it is then: pages that it writes to afterwards are copied once, at about a second a GB.
   TORCH_ARG(std::int64_t, num_workers) = 0;
 
   /// What a worker is: a process of its own, or a thread of the trainer's.
@@ -70,7 +71,8 @@ struct DataLoaderOptions {
 
   /// Whether CUDA may copy batches asynchronously: worker processes' slots are registered with it once, and no batch is
   /// copied for it. When a batch is dropped, the loader waits until the GPU has done what it was asked for, as it may
-  /// be copying still. Without a GPU, and without worker processes, it warns once and does nothing.
+  /// be copying still. Without a GPU, and without worker processes, it warns once and does nothing; batches that kAuto
+  /// makes without workers are not pinned.
   TORCH_ARG(bool, pin_memory) = false;
 
   /// Whether the loader chooses num_workers where that is 0, as with kAuto, from the threading plan that is in force
@@ -101,15 +103,16 @@ struct FullDataLoaderOptions {
   /// batch's time in which making it uses a core, 0 to 1; those who wait may be more than the cores.
   void plan_workers(double computing);
 
+  /// Batches asked for ahead by so many workers, at least 1 if there are any.
+  std::size_t jobs_for(std::size_t count) const noexcept {
+    return prefetch_factor > 0 ? prefetch_factor * count : max_jobs;
+  }
+
   std::size_t batch_size = 1;
   /// The workers; with auto_workers, the most that there will be: 0 until that has to be known.
   std::size_t workers = 0;
   bool auto_workers = false;
   WorkerMode worker_mode = WorkerMode::kProcess;
-  /// Batches asked for ahead by so many workers, at least 1 if there are any.
-  std::size_t jobs_for(std::size_t count) const noexcept {
-    return prefetch_factor > 0 ? prefetch_factor * count : max_jobs;
-  }
   std::size_t max_jobs = 0;         // by all workers
   std::size_t prefetch_factor = 0;  // 0: max_jobs whatever the number of workers
   bool persistent_workers = true;

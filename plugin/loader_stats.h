@@ -28,9 +28,10 @@ struct LoaderStats {
   int workers = 0;  ///< workers now, 0 inline
   std::vector<WorkerChange> worker_changes;  ///< of kAuto, the last 100
 
-  /// Share of the workers' time that went into batches while the training loop ran, 0 to 1; 0 inline.
+  /// Share of the workers' time that went into batches while the training loop ran, 0 to 1; 0 inline, and where kAuto
+  /// has changed their number.
   double worker_use() const noexcept {
-    const double available = workers * (wait_seconds + step_seconds);
+    const double available = worker_changes.empty() ? workers * (wait_seconds + step_seconds) : 0;
     return available > 0 ? std::min(produce_seconds / available, 1.0) : 0;
   }
 };

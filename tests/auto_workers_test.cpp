@@ -13,9 +13,13 @@
 #include <torch/torch.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -56,6 +60,7 @@ std::vector<std::int64_t> batches_of_changing_workers(const Setting& setting, bo
   } else {
     maker = std::make_unique<loader::ProcessBatchMaker<TensorDataset, Request>>(ring->ring, shard, 1, options.workers);
   }
+  maker->prepare(1);
   loader::Engine engine(options, ring, *maker, telemetry, /*workers=*/1, /*needs_all_workers=*/false);
   std::mt19937 random(11);
   std::vector<std::int64_t> batches;
@@ -71,6 +76,7 @@ std::vector<std::int64_t> batches_of_changing_workers(const Setting& setting, bo
   while (refill() || !engine.in_flight().empty()) {
     if (random() % 10 == 0) {
       const std::size_t workers = random() % 5 + 1;
+      maker->prepare(workers);
       engine.set_workers(workers);
       EXPECT_EQ(engine.workers(), workers);
     }
@@ -82,6 +88,7 @@ std::vector<std::int64_t> batches_of_changing_workers(const Setting& setting, bo
         batches.push_back(maker->take_batch(last.slot(), last.lease()).value().item<std::int64_t>());
       }
       engine.set_workers(0);
+      maker->prepare(5);
       engine.set_workers(random() % 5 + 1);
     }
   }
@@ -96,36 +103,102 @@ TEST_P(Numbers, OfWorkersMayChangeAtAnyTimeAndNoBatchIsLostOrDoubled) {
   EXPECT_EQ(batches, counting(3000));
 }
 
+/// An engine with 3 worker processes, each of which is at one of the first batches: number `i` for `busy(i, worker)`.
+class BusyWorkers {
+ public:
+  explicit BusyWorkers(std::function<void(int worker)> when_all_are_busy, std::size_t max_worker_restarts = 100)
+      : options_(DataLoaderOptions(1).num_workers(3).seed(3).max_worker_restarts(max_worker_restarts)),
+        telemetry_(""),
+        ring_(loader::make_ring(options_)),
+        shard_(TensorDataset(100,
+                             [this, then = std::move(when_all_are_busy)](const std::vector<std::size_t>& indices) {
+                               if (indices[0] < 3) {
+                                 (*begun_).fetch_add(1);
+                                 while ((*begun_).load() < 3) {
+                                   std::this_thread::yield();
+                                 }
+                                 then(worker_info().value().id);
+                               }
+                               (*made_).fetch_add(1);
+                               return testing::indices_tensor(indices);
+                             })),
+        maker_(ring_->ring, shard_, 1, 3),
+        engine_(options_, ring_, maker_, telemetry_, /*workers=*/3, /*needs_all_workers=*/false) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      ask(i);
+    }
+    while ((*begun_).load() < 3) {
+      std::this_thread::yield();
+    }
+  }
+
+  loader::Engine& engine() { return engine_; }
+  int made() { return (*made_).load(); }
+  void ask(std::size_t i) {
+    const auto slot = engine_.find_slot().value();
+    Request request{i};
+    maker_.put_request(slot, request);
+    engine_.post(slot, {3, 1, i});
+  }
+  std::int64_t next() {
+    const auto result = engine_.next([] { return false; });
+    return maker_.take_batch(result.slot(), result.lease()).value().item<std::int64_t>();
+  }
+
+ private:
+  using Request = std::vector<std::size_t>;
+  SharedCounter begun_;
+  SharedCounter made_;
+  FullDataLoaderOptions options_;
+  loader::Telemetry telemetry_;
+  std::shared_ptr<loader::LeasedRing> ring_;
+  loader::DatasetShard<TensorDataset, Request> shard_;
+  loader::ProcessBatchMaker<TensorDataset, Request> maker_;
+  loader::Engine engine_;
+};
+
 TEST(LeavingWorkers, FinishALongBatchWhereOthersStay) {
-  SharedCounter made;
-  auto dataset = TensorDataset(40, [counter = &*made](const std::vector<std::size_t>& indices) {
-    if (indices[0] == 2) {
+  BusyWorkers workers([](int worker) {
+    if (worker == 2) {
       std::this_thread::sleep_for(std::chrono::milliseconds(600));  // longer than those get who have to end
     }
-    counter->fetch_add(1);
-    return testing::indices_tensor(indices);
   });
-  using Request = std::vector<std::size_t>;
-  const FullDataLoaderOptions options(DataLoaderOptions(1).num_workers(3).seed(3));
-  loader::Telemetry telemetry("");
-  auto ring = loader::make_ring(options);
-  loader::DatasetShard<TensorDataset, Request> shard(dataset);
-  loader::ProcessBatchMaker<TensorDataset, Request> maker(ring->ring, shard, 1, 3);
-  loader::Engine engine(options, ring, maker, telemetry, /*workers=*/3, /*needs_all_workers=*/false);
-  for (std::size_t i = 0; i < 3; ++i) {
-    const auto slot = engine.find_slot().value();
-    Request request{i};
-    maker.put_request(slot, request);
-    engine.post(slot, {3, 1, i});
+  workers.engine().set_workers(1);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(workers.next(), i);
   }
-  for (std::size_t i = 0; i < 3; ++i) {
-    const auto result = engine.next([] { return false; });
-    EXPECT_EQ(result.id().batch, i);
-    if (i == 0) {
-      engine.set_workers(1);
+  EXPECT_EQ(workers.made(), 3) << "nobody made one again";
+}
+
+TEST(LeavingWorkers, ThatAreKilledAtTheirBatchAreNoRestarts) {
+  SharedCounter killed;
+  BusyWorkers workers([counter = &*killed](int worker) {
+    if (worker == 2 && counter->fetch_add(1) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      ::raise(SIGKILL);
     }
+  });
+  workers.engine().set_workers(1);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(workers.next(), i);
   }
-  EXPECT_EQ((*made).load(), 3) << "and nobody made one again";
+  EXPECT_EQ(workers.engine().stats().worker_restarts, 0U);
+}
+
+TEST(LeavingWorkers, MakeRoomForOneThatWasGivenUp) {
+  BusyWorkers workers(
+      [](int worker) {
+        if (worker == 0) {
+          ::raise(SIGKILL);
+        }
+      },
+      /*max_worker_restarts=*/0);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(workers.next(), i) << "others make it again";
+  }
+  workers.engine().set_workers(1);
+  workers.ask(3);
+  EXPECT_EQ(workers.next(), 3);
 }
 
 // ---- kAuto ----
@@ -159,7 +232,7 @@ TEST_P(Auto, TakesWorkersWhereBatchesAreWaitedForAndTellsWhy) {
   ASSERT_FALSE(stats.worker_changes.empty());
   EXPECT_EQ(stats.worker_changes.front().from, 0);
   EXPECT_THAT(stats.worker_changes.front().reason, ::testing::HasSubstr("a batch takes"));
-  EXPECT_LE(stats.worker_changes.front().batch, 20U);
+  EXPECT_LE(stats.worker_changes.front().batch, 100U);
   EXPECT_EQ(stats.worker_changes.back().to, stats.workers);
   EXPECT_EQ(one_epoch_of_indices(*loader), counting(1200)) << "and they stay";
   EXPECT_GE(loader->stats().workers, 2);
@@ -286,6 +359,25 @@ TEST_P(Auto, HandsOutErrorsAndGoesOn) {
     EXPECT_THAT(error, ::testing::HasSubstr("no such record"));
   }
   EXPECT_EQ(indices.size(), 294U);
+  EXPECT_GT(loader->stats().workers, 0);
+}
+
+TEST_P(Auto, GoesWithOtherOptions) {
+  auto loader = make_data_loader<Sequential>(
+      slow_dataset(503, std::chrono::milliseconds(2)),
+      options(2).in_order(false).drop_last(true).timeout(std::chrono::seconds(60)).max_jobs(1));
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    auto indices = one_epoch_of_indices(*loader);
+    std::sort(indices.begin(), indices.end());
+    EXPECT_EQ(indices, counting(502));
+  }
+}
+
+TEST_P(Auto, HasOneIteratorAtATimeWhetherThereAreWorkersOrNot) {
+  auto loader = make_data_loader<Sequential>(index_dataset(10), options(1));
+  auto iterator = loader->begin();
+  static_cast<void>(*iterator);
+  EXPECT_THROW(loader->begin(), c10::Error);
 }
 
 TEST_P(Auto, IsSeenInTheTrace) {
@@ -346,9 +438,75 @@ TEST(AutoProcesses, AreDoneWithoutWhereTheyAreNotToBeHad) {
                   return std::string("a wrong batch");
                 }
               }
-              return std::to_string(next) + " batches, " + std::to_string(loader->stats().workers) + " workers";
+              return std::to_string(next) + " batches, " + std::to_string(loader->stats().workers) + " workers, " +
+                     std::to_string(loader->stats().worker_changes.size()) + " changes";
             }),
-            "100 batches, 0 workers");
+            "100 batches, 0 workers, 0 changes");
+}
+
+TEST(AutoProcesses, LeaveToTheLoopBatchesThatDoNotFitIntoSharedMemory) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(60,
+                                                           [](const std::vector<std::size_t>& indices) {
+                                                             std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                                                             auto batch = torch::zeros({1 << 19}, torch::kInt64);
+                                                             batch[0] = static_cast<std::int64_t>(indices[0]);
+                                                             return batch;
+                                                           }),
+                                             DataLoaderOptions(1).num_workers(kAuto).shared_memory_budget(1 << 20));
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    std::int64_t next = 0;
+    for (auto& batch : *loader) {
+      ASSERT_EQ(batch[0].item<std::int64_t>(), next++);
+    }
+    EXPECT_EQ(next, 60);
+  }
+  ASSERT_EQ(loader->stats().worker_changes.size(), 2U);
+  EXPECT_THAT(loader->stats().worker_changes.back().reason, ::testing::HasSubstr("does not fit into shared memory"));
+}
+
+/// Cannot be copied for a worker thread.
+class CopiesThrow : public torch::data::datasets::BatchDataset<CopiesThrow, torch::Tensor, std::vector<std::size_t>> {
+ public:
+  CopiesThrow() = default;
+  CopiesThrow(CopiesThrow&&) = default;
+  CopiesThrow(const CopiesThrow& /*other*/) { throw 42; }
+  torch::Tensor get_batch(std::vector<std::size_t> indices) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    return testing::indices_tensor(indices);
+  }
+  torch::optional<std::size_t> size() const override { return 60; }
+};
+
+TEST(AutoThreads, AreDoneWithoutWhereTheDatasetCannotBeCopied) {
+  auto loader = make_data_loader<Sequential>(CopiesThrow(),
+                                             DataLoaderOptions(1).num_workers(kAuto).worker_mode(WorkerMode::kThread));
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(60));
+  EXPECT_EQ(loader->stats().workers, 0);
+}
+
+TEST(AutoThreads, HaveOneCopyOfTheDatasetEach) {
+  auto copies = std::make_shared<std::atomic<int>>(0);
+  struct Counting {
+    explicit Counting(std::shared_ptr<std::atomic<int>> count) : count(std::move(count)) {}
+    Counting(const Counting& other) : count(other.count) { ++*count; }
+    Counting(Counting&&) = default;
+    std::shared_ptr<std::atomic<int>> count;
+    torch::Tensor operator()(const std::vector<std::size_t>& indices) const {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      return testing::indices_tensor(indices);
+    }
+  };
+  TensorDataset dataset(400, Counting(copies));
+  const auto options = DataLoaderOptions(1).num_workers(kAuto).worker_mode(WorkerMode::kThread);
+  auto loader = make_data_loader<Sequential>(std::move(dataset), options);
+  const int before = *copies;
+  EXPECT_EQ(one_epoch_of_indices(*loader), counting(400));
+  int most = 0;
+  for (const auto& change : loader->stats().worker_changes) {
+    most = std::max(most, change.to);
+  }
+  EXPECT_GT(most, 0);
+  EXPECT_EQ(*copies - before, most);
 }
 
 TEST(AutoProcesses, TakeTheSharedMemoryBudgetThatIsGiven) {

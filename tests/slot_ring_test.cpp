@@ -60,7 +60,7 @@ TEST(SlotRing, GivesTheLowestTicketToWhomeverAsksFirst) {
 TEST(SlotRing, GivesRequestsInTheirOrderWhileTheyAreBeingPosted) {
   // Many slots, so that a look at all of them takes a while, and a worker that looks all the time.
   Ring ring(512, kBudget, /*spins=*/~0U);
-  constexpr std::uint64_t kBursts = 20'000;
+  constexpr std::uint64_t kBursts = 3000;
   constexpr std::uint64_t kBurst = 3;
   std::atomic<std::uint64_t> done{0};
   std::thread trainer([&] {
@@ -68,7 +68,10 @@ TEST(SlotRing, GivesRequestsInTheirOrderWhileTheyAreBeingPosted) {
       for (std::uint64_t i = 0; i < kBurst; ++i) {
         ring.post(static_cast<std::uint32_t>(100 * i), burst * kBurst + i);
       }
-      while (done < (burst + 1) * kBurst) {
+      for (int turns = 0; done < (burst + 1) * kBurst; ++turns) {
+        if (turns > 1000) {
+          std::this_thread::yield();
+        }
       }
     }
   });

@@ -275,7 +275,7 @@ TEST(WorkerTuner, FollowsCostsThatGrowSlowly) {
   for (; load.produce < 32e-3; load.produce *= 1.07) {
     loop.run(load, 60);
   }
-  loop.run(load, 500);
+  loop.run(load, 1000);
   EXPECT_GE(loop.workers(), 6);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 
 namespace torchfeed::loader {
 
@@ -18,10 +19,10 @@ class Crew {
 
   /// Whether dead workers are replaced. May cost a system call.
   virtual bool alive() const noexcept = 0;
-  /// Brings the number of workers to the ring's target_workers: there will be so many soon. Those at or above it have
-  /// been woken.
-  virtual void call() = 0;
-  /// The same when the target is 0; returns when all have left.
+  /// Brings the number of workers to `count`: sets the ring's target_workers, and there will be so many soon. Those at
+  /// or above it leave after the batch that they are at.
+  virtual void call(std::uint32_t count) = 0;
+  /// The same for 0; returns when all have left.
   virtual void send_home() noexcept = 0;
 };
 

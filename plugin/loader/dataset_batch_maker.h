@@ -40,6 +40,8 @@ std::optional<typename BatchOf<Dataset>::Type> unwrap_batch(typename Dataset::Ba
 template <typename Dataset, typename Request>
 class DatasetBatchMaker : public BatchMaker {
  public:
+  /// Trainer, before there are so many workers: makes what each has for itself.
+  virtual void prepare(std::size_t /*workers*/) {}
   /// Trainer: writes a free slot's request, which may be moved from if that succeeds.
   virtual void put_request(std::uint32_t slot, Request& request) = 0;
   /// Trainer: reads a slot's batch, once. Its tensors share `lease`, or are copies if there is none. None at the end of

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <string>
 #include <utility>
 
 namespace torchfeed::loader {
@@ -262,10 +264,12 @@ bool Engine::put_off(std::size_t position) noexcept {
   const std::uint32_t index = in_flight_[position];
   const Slot& slot = ring_.slot(index);
   // A stream has gone on and could not make the batch again.
-  if (ring_.word(index).state != SlotState::kFailed || slot.error.bytes_wanted == 0 || slot.designated != kAnyWorker) {
+  const std::uint64_t wanted = slot.error.bytes_wanted;
+  const bool found_none = ring_.word(index).state == SlotState::kFailed && wanted != 0;
+  if (!found_none || wanted == NoMemoryLeft::kNeverFits || slot.designated != kAnyWorker) {
     return false;
   }
-  memory_.saw(slot.error.bytes_wanted);
+  memory_.saw(wanted);
   if (!memory_.give_back_all() && !anyone_at_work()) {
     const auto other = newest_result(index);
     if (other && options_.enforce_ordering) {
@@ -334,6 +338,10 @@ Engine::Result Engine::next(const std::function<bool()>& refill) {
     position = wait_for_result(refill, deadline);
   }
   const std::uint32_t index = in_flight_[position];
+  if (options_.auto_workers && ring_.word(index).state == SlotState::kFailed &&
+      ring_.slot(index).error.bytes_wanted != 0) {
+    throw WorkersLackResources("a batch does not fit into shared memory");
+  }
   in_flight_.erase(in_flight_.begin() + static_cast<std::ptrdiff_t>(position));
   Result result(&ring_, index);
   const Slot& slot = ring_.slot(index);
@@ -355,17 +363,14 @@ Engine::Result Engine::next(const std::function<bool()>& refill) {
 void Engine::set_workers(std::size_t count) {
   workers_ = count;
   max_jobs_ = options_.jobs_for(count);
-  RingHeader& header = ring_.header();
-  header.spins.store(spins_for(options_, count), std::memory_order_relaxed);
-  header.target_workers.store(static_cast<std::uint32_t>(count), std::memory_order_seq_cst);
-  ring_.wake_all_workers();
-  crew_->call();
+  ring_.header().spins.store(spins_for(options_, count), std::memory_order_relaxed);
+  crew_->call(static_cast<std::uint32_t>(count));
 }
 
 void Engine::call_workers() {
-  if (ring_.header().target_workers.exchange(static_cast<std::uint32_t>(workers_)) != workers_) {
+  if (ring_.header().target_workers.load(std::memory_order_relaxed) != workers_) {
     try {
-      crew_->call();
+      crew_->call(static_cast<std::uint32_t>(workers_));
     } catch (...) {
       crew_->send_home();  // all or none, so that the next call tries again
       throw;
@@ -375,7 +380,7 @@ void Engine::call_workers() {
 
 void Engine::send_workers_home() noexcept { crew_->send_home(); }
 
-LoaderStats Engine::stats() const noexcept {
+LoaderStats Engine::stats() const {
   LoaderStats stats = telemetry_.stats();
   stats.worker_restarts = ring_.header().restarts.load(std::memory_order_relaxed);
   stats.workers = static_cast<int>(ring_.header().target_workers.load(std::memory_order_relaxed));
@@ -396,6 +401,9 @@ void Engine::check_workers() const {
     return;
   }
   const int error = broken ? header.broken_errno.load(std::memory_order_relaxed) : -1;
+  if (options_.auto_workers && error > 0) {
+    throw WorkersLackResources(std::string("no worker can be forked: ") + std::strerror(error));
+  }
   const std::uint32_t restarts = header.restarts.load(std::memory_order_relaxed);
   const int signal = header.last_signal.load(std::memory_order_relaxed);
   if (in_flight_.empty()) {

@@ -15,12 +15,19 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
 namespace torchfeed::loader {
 
 class StreamShards;
+
+/// With kAuto: the system does not give what workers need. Nothing is lost: all requests are in flight still.
+class WorkersLackResources : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// The slots that a loader with these options needs.
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options);
@@ -91,15 +98,15 @@ class Engine {
 
   /// Waits for the next result: the oldest request's with enforce_ordering, else any. One must be in flight.
   /// Throws the batch's own exception if it failed (the next call goes on with the next batch), and WorkerError on
-  /// time-out and when no worker is left (the request stays in flight). While it waits it calls `refill`, which posts
-  /// what it can and says whether it would post more if it could.
+  /// time-out and when no worker is left (the request stays in flight), and with auto_workers WorkersLackResources
+  /// where a batch finds no memory or no worker can be forked. While it waits it calls `refill`, which posts what it
+  /// can and says whether it would post more if it could.
   Result next(const std::function<bool()>& refill);
 
   // ---- Workers ----
 
   /// Has so many workers from now on, at most the options' number; 0 only while no request is in flight. Those who have
-  /// to leave finish the batch that they are at, and threads are waited for. Throws std::system_error if a thread
-  /// cannot be had.
+  /// to leave finish the batch that they are at. Throws std::system_error if a thread cannot be had.
   void set_workers(std::size_t count);
   std::size_t workers() const noexcept { return workers_; }
   /// Makes sure that there are workers: none are if send_workers_home() was called.
@@ -107,7 +114,7 @@ class Engine {
   /// Ends all workers and waits for that. No request may be in flight.
   void send_workers_home() noexcept;
 
-  LoaderStats stats() const noexcept;
+  LoaderStats stats() const;
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -146,10 +146,14 @@ bool ForkServer::alive() const noexcept {
   return gone.revents == 0;
 }
 
-void ForkServer::send_home() noexcept {
-  ring_.header().target_workers.store(0, std::memory_order_seq_cst);
+void ForkServer::call(std::uint32_t count) {
+  ring_.header().target_workers.store(count, std::memory_order_seq_cst);
   ring_.wake_all_workers();
   poke();
+}
+
+void ForkServer::send_home() noexcept {
+  call(0);
   while (ring_.header().alive_workers.load(std::memory_order_acquire) != 0 && alive()) {
     ring_.wait_for_workers_to_leave(kCrewCheck);
   }

@@ -8,9 +8,10 @@
 
 namespace torchfeed::loader {
 
-/// The trainer's handle of the fork server: a child process, made from the trainer when the loader is, that forks the
-/// workers, buries the dead ones, gives back what they held and forks others in their place. Workers come from this
-/// process and not from the trainer, as it has one thread and stays as the trainer was at the beginning.
+/// The trainer's handle of the fork server: a child process, made from the trainer when the loader is (with kAuto, when
+/// the first worker is), that forks the workers, buries the dead ones, gives back what they held and forks others in
+/// their place. Workers come from this process and not from the trainer, as it has one thread and stays as the trainer
+/// was then.
 ///
 /// The server dies with the trainer (it watches a pidfd of it, as PR_SET_PDEATHSIG would fire when the thread ends
 /// that made the loader), and the workers die with the server.
@@ -25,7 +26,7 @@ class ForkServer final : public Crew {
 
   /// Whether the server still runs. A system call.
   bool alive() const noexcept override;
-  void call() override { poke(); }
+  void call(std::uint32_t count) override;
   void send_home() noexcept override;
 
  private:

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <iostream>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace torchfeed::loader {
@@ -103,6 +104,9 @@ class Server {
     RingHeader& header = ring_.header();
     fork_failed_ = false;
     const std::uint32_t target = header.target_workers.load(std::memory_order_seq_cst);
+    if (std::exchange(target_, target) != target) {
+      given_up_.assign(given_up_.size(), false);  // those who come with a new number are no replacements
+    }
     for (std::uint32_t id = 0; id < target && id < workers_.size(); ++id) {
       if (workers_[id] != 0 || given_up_[id]) {
         continue;
@@ -122,8 +126,7 @@ class Server {
     const std::uint32_t count = alive();
     header.alive_workers.store(count, std::memory_order_release);
     if (target == 0 && count == 0) {
-      given_up_.assign(given_up_.size(), false);  // the next epoch's workers are no replacements
-      ring_.wake_trainer();                       // it may wait for the last one to leave
+      ring_.wake_trainer();  // it may wait for the last one to leave
     }
     const bool one_is_missed = header.needs_all_workers &&
                                (fork_failed_ || std::find(given_up_.begin(), given_up_.end(), true) != given_up_.end());
@@ -216,6 +219,7 @@ class Server {
   int trainer_;
   FileDescriptor children_;     // signalfd of SIGCHLD
   std::vector<pid_t> workers_;  // by id; 0: none
+  std::uint32_t target_ = 0;    // as it was last
   std::vector<bool> given_up_;  // by id; died when there were no restarts left
   std::uint32_t restarts_ = 0;
   bool fork_failed_ = false;

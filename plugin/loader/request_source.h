@@ -51,9 +51,9 @@ class RequestSource {
   /// The next request; null at the end of the epoch. Throws what the sampler throws.
   Request* peek() {
     if (!next_ && !saved_.empty()) {
-      const LoaderState::Request saved = std::move(saved_.front());
-      saved_.pop_front();
+      const LoaderState::Request& saved = saved_.front();
       next_.emplace(Request{saved.batch, saved.position, load_request<RequestType>(saved)});
+      saved_.pop_front();
     }
     if (!next_ && has_more()) {
       ask_sampler();

@@ -81,7 +81,9 @@ class NoMemoryLeft : public c10::Error {
  public:
   NoMemoryLeft(c10::SourceLocation where, std::string message, std::uint64_t bytes_wanted)
       : c10::Error(where, std::move(message)), bytes_wanted_(bytes_wanted) {}
+  /// kNeverFits: more than there is, whatever others have.
   std::uint64_t bytes_wanted() const noexcept { return bytes_wanted_; }
+  static constexpr std::uint64_t kNeverFits = ~std::uint64_t{0};
 
  private:
   std::uint64_t bytes_wanted_;

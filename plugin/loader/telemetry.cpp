@@ -3,14 +3,18 @@
 #include <time.h>
 
 #include <algorithm>
+#include <fstream>
 #include <utility>
 
 namespace torchfeed::loader {
 namespace {
 
 constexpr std::size_t kMostChanges = 100;
-// Reading a thread's CPU time is a system call.
-constexpr int kCpuBatches = 16;
+// Reading what a thread uses of the cores takes system calls. The first batch is not like the others.
+constexpr int kCoreBatches = 16;
+// A step this many times longer than usual is no training: a checkpoint is written, the model evaluated.
+constexpr double kPause = 10;
+constexpr double kLeastPauseSeconds = 0.05;
 
 double seconds_between(Telemetry::Clock::time_point begin, Telemetry::Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
@@ -32,10 +36,10 @@ void Telemetry::workers_start(int count) {
 
 void Telemetry::epoch_begins() {
   if (std::exchange(in_epoch_, true)) {
-    seconds_ += seconds_between(epoch_begin_, std::max(epoch_begin_, step_begin_));
+    seconds_ += seconds_between(epoch_begin_, last_);
   }
   in_step_ = false;
-  epoch_begin_ = Clock::now();
+  epoch_begin_ = last_ = Clock::now();
 }
 
 void Telemetry::epoch_ends() {
@@ -50,7 +54,17 @@ void Telemetry::step_ends() {
     return;
   }
   const auto now = Clock::now();
-  stats_.step_seconds += seconds_between(step_begin_, now);
+  const double step = seconds_between(step_begin_, now);
+  stats_.step_seconds += step;
+  if (step > kLeastPauseSeconds && usual_steps_ > 3 && step * usual_steps_ > kPause * usual_seconds_) {
+    pauses_ += step;
+    usual_steps_ /= 2;  // what is usual may have changed
+    usual_seconds_ /= 2;
+  } else {
+    ++usual_steps_;
+    usual_seconds_ += step;
+  }
+  last_ = now;
   if (trace_) {
     trace_->span("step", Trace::kTrainer, nanoseconds(step_begin_), nanoseconds(now) - nanoseconds(step_begin_),
                  step_of_.epoch, step_of_.batch);
@@ -61,7 +75,7 @@ void Telemetry::handed_out(const BatchId& id) {
   ++stats_.batches;
   in_step_ = true;
   step_of_ = id;
-  step_begin_ = Clock::now();
+  step_begin_ = last_ = Clock::now();
 }
 
 void Telemetry::waited(Clock::time_point begin, const BatchId& id) {
@@ -80,28 +94,34 @@ void Telemetry::produced(int worker, std::int64_t begin, std::int64_t nanosecond
   }
 }
 
-void Telemetry::made_inline(Clock::time_point begin, double cpu_begin, const BatchId& id) {
+void Telemetry::made_inline(Clock::time_point begin, const BatchId& id) {
   const auto now = Clock::now();
-  const double seconds = seconds_between(begin, now);
-  stats_.wait_seconds += seconds;
-  if (cpu_batches_ < kCpuBatches) {
-    cpu_seconds_ += cpu_seconds() - cpu_begin;
-    cpu_wall_seconds_ += seconds;
-    ++cpu_batches_;
-  }
+  stats_.wait_seconds += seconds_between(begin, now);
   produced(-1, nanoseconds(begin), nanoseconds(now) - nanoseconds(begin), id);
 }
 
-double Telemetry::cpu_seconds() const noexcept {
-  timespec now{};
-  if (cpu_batches_ < kCpuBatches) {
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+std::optional<double> Telemetry::core_seconds() const {
+  if (core_batches_ >= kCoreBatches) {
+    return std::nullopt;
   }
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+  timespec cpu{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+  double queued = 0;  // nanoseconds
+  std::ifstream("/proc/thread-self/schedstat") >> queued >> queued;
+  return static_cast<double>(cpu.tv_sec) + (static_cast<double>(cpu.tv_nsec) + queued) * 1e-9;
+}
+
+void Telemetry::used_core(Clock::time_point begin, double core_begin) {
+  const double seconds = seconds_between(begin, Clock::now());
+  const double core = core_seconds().value_or(core_begin) - core_begin;
+  if (core_batches_++ > 0) {
+    core_seconds_ += core;
+    core_wall_seconds_ += seconds;
+  }
 }
 
 double Telemetry::computing() const noexcept {
-  return cpu_wall_seconds_ > 0 ? std::clamp(cpu_seconds_ / cpu_wall_seconds_, 0.0, 1.0) : 1;
+  return core_wall_seconds_ > 0 ? std::clamp(core_seconds_ / core_wall_seconds_, 0.0, 1.0) : 1;
 }
 
 void Telemetry::workers_change(int from, int to, const std::string& reason) {
@@ -116,9 +136,10 @@ void Telemetry::workers_change(int from, int to, const std::string& reason) {
   }
 }
 
-TunerReading Telemetry::reading() const {
-  const double now = in_epoch_ ? seconds_between(epoch_begin_, Clock::now()) : 0;
-  return {stats_.batches, seconds_ + now, stats_.step_seconds, stats_.produce_seconds};
+TunerReading Telemetry::reading() {
+  last_ = Clock::now();
+  const double now = in_epoch_ ? seconds_between(epoch_begin_, last_) : 0;
+  return {stats_.batches, seconds_ + now - pauses_, stats_.step_seconds - pauses_, stats_.produce_seconds};
 }
 
 void Telemetry::restarts(std::uint64_t count) {

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace torchfeed::loader {
@@ -36,18 +37,20 @@ class Telemetry {
   void waited(Clock::time_point begin, const BatchId& id);
   /// `worker` made batch `id`.
   void produced(int worker, std::int64_t begin, std::int64_t nanoseconds, const BatchId& id);
-  /// The trainer itself made batch `id`, from `begin` until now. `cpu_begin`: cpu_seconds() then.
-  void made_inline(Clock::time_point begin, double cpu_begin, const BatchId& id);
-  /// CPU time of this thread, where a few batches are still to be measured; else 0.
-  double cpu_seconds() const noexcept;
-  /// Share of the time of the batches made inline in which this thread was computing, 0 to 1; 1 if there were none.
+  /// The trainer itself made batch `id`, from `begin` until now.
+  void made_inline(Clock::time_point begin, const BatchId& id);
+  /// Time in which this thread has had, or has wanted, a core, in seconds; none once enough batches were measured.
+  std::optional<double> core_seconds() const;
+  /// A batch was made inline, from `begin` until now, and core_seconds() was `core_begin` before.
+  void used_core(Clock::time_point begin, double core_begin);
+  /// Share of those batches' time in which this thread used a core, 0 to 1; 1 if there were none.
   double computing() const noexcept;
   /// As many workers as that have been replaced by now.
   void restarts(std::uint64_t count);
   /// The number of workers changes.
   void workers_change(int from, int to, const std::string& reason);
   /// What there is to decide that by.
-  TunerReading reading() const;
+  TunerReading reading();
   /// Writes the trace's events to its file.
   void flush();
 
@@ -62,10 +65,14 @@ class Telemetry {
   Clock::time_point step_begin_;
   bool in_epoch_ = false;
   Clock::time_point epoch_begin_;
-  double seconds_ = 0;  // of epochs before this one
-  int cpu_batches_ = 0;
-  double cpu_seconds_ = 0;  // of them
-  double cpu_wall_seconds_ = 0;
+  double seconds_ = 0;        // of epochs before this one
+  Clock::time_point last_;    // that the loop was here
+  double usual_steps_ = 0;    // how many
+  double usual_seconds_ = 0;  // of them
+  double pauses_ = 0;         // steps that were no training
+  int core_batches_ = 0;
+  double core_seconds_ = 0;  // of them
+  double core_wall_seconds_ = 0;
   BatchId step_of_;
 };
 

@@ -8,8 +8,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -25,19 +25,26 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   using Batch = typename BatchOf<Dataset>::Type;
   using Shard = DatasetShard<Dataset, Request>;
 
-  /// Throws c10::Error if there are to be several copies of a dataset that cannot be copied.
+  /// `workers`: the most that there will be. Throws c10::Error if there are to be several copies of a dataset that
+  /// cannot be copied.
   ThreadBatchMaker(SlotRing& ring, Shard& shard, std::uint64_t batch_size, std::uint64_t workers)
       : ring_(ring), shard_(shard), batch_size_(batch_size), workers_(workers), cells_(ring.size()) {
-    if constexpr (!Dataset::is_stateful) {
-      if constexpr (std::is_copy_constructible_v<Dataset>) {
-        for (std::uint64_t i = 0; i < workers; ++i) {
-          copies_.emplace_back(shard.dataset());
+    if constexpr (!Dataset::is_stateful && !std::is_copy_constructible_v<Dataset>) {
+      TORCH_CHECK(workers <= 1,
+                  "torchfeed: each worker thread has a copy of the dataset: expected one that can be "
+                  "copied (see torch::data::datasets::make_shared_dataset) or 1 worker, got ",
+                  workers, " workers");
+    } else if constexpr (!Dataset::is_stateful) {
+      copies_.resize(workers);
+    }
+  }
+
+  void prepare(std::size_t workers) override {
+    if constexpr (!Dataset::is_stateful && std::is_copy_constructible_v<Dataset>) {
+      for (std::size_t i = 0; i < workers; ++i) {
+        if (!copies_[i]) {
+          copies_[i] = std::make_unique<Shard>(shard_.dataset());
         }
-      } else {
-        TORCH_CHECK(workers <= 1,
-                    "torchfeed: each worker thread has a copy of the dataset: expected one that can be "
-                    "copied (see torch::data::datasets::make_shared_dataset) or 1 worker, got ",
-                    workers, " workers");
       }
     }
   }
@@ -45,7 +52,7 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   void make(int worker, std::uint32_t index) override {
     Cell& cell = cells_[index];
     const Slot& slot = ring_.slot(index);
-    Shard& shard = copies_.empty() ? shard_ : copies_[static_cast<std::size_t>(worker)];
+    Shard& shard = copies_.empty() ? shard_ : *copies_[static_cast<std::size_t>(worker)];
     if constexpr (kIsStream<Dataset, Request> && !Dataset::is_stateful) {
       shard.catch_up(slot.id, {slot.position, batch_size_, slot.designated, workers_}, Workplace::kWorkerThread);
       shard.advance(samples_asked<Dataset>(*cell.request, batch_size_));
@@ -105,7 +112,7 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   Shard& shard_;
   std::uint64_t batch_size_;
   std::uint64_t workers_;
-  std::deque<Shard> copies_;  // one for each worker; none where all have the trainer's
+  std::vector<std::unique_ptr<Shard>> copies_;  // one for each worker; none where all have the trainer's
   std::vector<Cell> cells_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <utility>
@@ -15,18 +16,44 @@ void run_thread(const WorkerJob& job, int id) {
   char name[16];
   std::snprintf(name, sizeof(name), "feed-worker-%d", id);
   ::pthread_setname_np(::pthread_self(), name);
-  if (!job.cpus.empty()) {
-    threading::bind_current_thread(job.cpus);
-  }
+  threading::bind_current_thread(job.cpus);
   threading::compute_on_this_thread_alone();
   run_worker(job, id);
 }
 
+/// Where workers run; a thread would inherit the one core that OpenMP may have bound the trainer to.
+WorkerJob with_cpus(WorkerJob job) {
+  if (job.cpus.empty()) {
+    job.cpus = threading::available_cpus();
+  }
+  return job;
+}
+
+/// While it lives, threads that start get no signals: those are the trainer's, and a handler that runs in a worker
+/// would surprise its author.
+class BlockSignals {
+ public:
+  BlockSignals() {
+    sigset_t all;
+    ::sigfillset(&all);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) {
+      ::sigdelset(&all, own);  // crash handlers see the thread's own faults
+    }
+    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  BlockSignals(const BlockSignals&) = delete;
+  BlockSignals& operator=(const BlockSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 }  // namespace
 
-ThreadCrew::ThreadCrew(WorkerJob job) : job_(std::move(job)) {
+ThreadCrew::ThreadCrew(WorkerJob job) : job_(with_cpus(std::move(job))) {
   try {
-    call();
+    call(job_.ring->header().target_workers.load(std::memory_order_relaxed));
   } catch (...) {
     send_home();
     throw;
@@ -35,37 +62,64 @@ ThreadCrew::ThreadCrew(WorkerJob job) : job_(std::move(job)) {
 
 ThreadCrew::~ThreadCrew() { send_home(); }
 
-void ThreadCrew::call() {
-  const std::size_t target = job_.ring->header().target_workers.load(std::memory_order_relaxed);
-  for (; threads_.size() > target; threads_.pop_back()) {
-    threads_.back().join();  // its number, and its copy of the dataset, may be another's soon
+/// Workers from `count` on leave.
+void ThreadCrew::tell(std::size_t count) noexcept {
+  called_ = count;
+  job_.ring->header().target_workers.store(static_cast<std::uint32_t>(count), std::memory_order_seq_cst);
+  job_.ring->wake_all_workers();
+}
+
+void ThreadCrew::call(std::uint32_t count) {
+  if (count == 0) {
+    send_home();
+    return;
   }
-  // Signals are the trainer's: a handler that runs in a worker would surprise its author.
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) {
-    ::sigdelset(&all, own);  // crash handlers see the thread's own faults
+  std::size_t most = called_;
+  while (most < count && (most >= workers_.size() || workers_[most]->left.load(std::memory_order_acquire))) {
+    ++most;
   }
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  try {
-    while (threads_.size() < target) {
-      threads_.emplace_back([this, id = static_cast<int>(threads_.size())] { run_thread(job_, id); });
+  const std::size_t before = called_;
+  tell(std::min<std::size_t>(count, most));
+  const BlockSignals blocked;
+  for (std::size_t id = before; id < called_; ++id) {
+    try {
+      start(id);
+    } catch (...) {
+      tell(id);
+      throw;
     }
+  }
+}
+
+/// Starts worker `id`, of which none is there any more.
+void ThreadCrew::start(std::size_t id) {
+  if (id == workers_.size()) {
+    workers_.push_back(std::make_unique<Worker>());
+  }
+  Worker& worker = *workers_[id];
+  if (worker.thread.joinable()) {
+    worker.thread.join();
+  }
+  worker.left.store(false, std::memory_order_relaxed);
+  try {
+    worker.thread = std::thread([this, &worker, id] {
+      run_thread(job_, static_cast<int>(id));
+      worker.left.store(true, std::memory_order_release);
+    });
   } catch (...) {
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    worker.left.store(true, std::memory_order_relaxed);
     throw;
   }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void ThreadCrew::send_home() noexcept {
-  job_.ring->header().target_workers.store(0, std::memory_order_seq_cst);
-  job_.ring->wake_all_workers();
-  for (auto& thread : threads_) {
-    thread.join();
+  tell(0);
+  for (auto& worker : workers_) {
+    if (worker->thread.joinable()) {
+      worker->thread.join();
+    }
   }
-  threads_.clear();
+  workers_.clear();
 }
 
 }  // namespace torchfeed::loader

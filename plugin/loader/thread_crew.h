@@ -3,6 +3,10 @@
 #include <torchfeed/plugin/loader/crew.h>
 #include <torchfeed/plugin/loader/worker.h>
 
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -18,12 +22,23 @@ class ThreadCrew final : public Crew {
   ~ThreadCrew() override;
 
   bool alive() const noexcept override { return true; }
-  void call() override;
+  /// One that was told to leave and is still at its batch keeps its number until it has left: until then there are no
+  /// more than up to it. For 0 it waits for all. Throws std::system_error if a thread cannot be had.
+  void call(std::uint32_t count) override;
   void send_home() noexcept override;
 
  private:
+  struct Worker {
+    std::thread thread;
+    std::atomic<bool> left{true};  // or never there
+  };
+
+  void tell(std::size_t count) noexcept;
+  void start(std::size_t id);
+
   const WorkerJob job_;
-  std::vector<std::thread> threads_;
+  std::vector<std::unique_ptr<Worker>> workers_;  // by number; those from called_ on have to leave
+  std::size_t called_ = 0;
 };
 
 }  // namespace torchfeed::loader

@@ -23,6 +23,8 @@ constexpr double kRegret = 0.05;
 constexpr double kCuriosity = 0.05;
 // Costs that differ by more than this share of a batch's time, twice in a row, have changed.
 constexpr double kChange = 0.25;
+// So have they where the trainer waits for workers by this share longer.
+constexpr double kMoreWaiting = 0.1;
 
 constexpr std::uint64_t kInlineBatches = 3;
 constexpr std::uint64_t kTrialBatches = 8;
@@ -30,7 +32,7 @@ constexpr double kTrialSeconds = 0.02;
 constexpr double kSettlingSeconds = 0.003;
 constexpr std::uint64_t kWatchBatches = 50;
 constexpr double kWatchSeconds = 0.25;
-constexpr std::uint64_t kMostPatience = 32;
+constexpr std::uint64_t kMostPatience = 8;
 constexpr int kCalmWindows = 10;
 
 std::string duration(double seconds) {
@@ -134,8 +136,11 @@ void WorkerTuner::watch(const TunerReading& now) {
 
 /// Whether batches or steps cost something else than when the number of workers was found.
 bool WorkerTuner::costs_changed(const Result& result) const {
-  const double most = kChange * std::max(result.seconds, settled_result_.seconds);
-  return std::abs(result.produce - settled_result_.produce) > most * std::max(workers_, 1) ||
+  const double scale = std::max(result.seconds, settled_result_.seconds);
+  const double most = kChange * scale;
+  const double waiting = (result.seconds - result.step) - (settled_result_.seconds - settled_result_.step);
+  return (workers_ > 0 && waiting > kMoreWaiting * scale) ||
+         std::abs(result.produce - settled_result_.produce) > most * std::max(workers_, 1) ||
          std::abs(result.step - settled_result_.step) > most ||
          std::abs(result.seconds - settled_result_.seconds) > most;
 }
