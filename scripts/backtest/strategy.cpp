@@ -101,7 +101,7 @@ std::vector<double> relative_strength(std::span<const double> close, int bars) {
 std::vector<Strategy> make_grid() {
   std::vector<Strategy> grid;
   for (const bool shorts : {false, true}) {
-    for (int fast = 2; fast <= 60; fast += 2) {
+    for (int fast = 2; fast <= 60; ++fast) {
       for (int slow = 20; slow <= 250; slow += 10) {
         if (fast < slow) grid.push_back({Crossover{fast, slow}, shorts});
       }
@@ -109,7 +109,7 @@ std::vector<Strategy> make_grid() {
     for (int bars = 5; bars <= 250; bars += 5) {
       for (const double threshold : {0.0, 0.01, 0.02, 0.05, 0.1}) grid.push_back({Momentum{bars, threshold}, shorts});
     }
-    for (int bars = 2; bars <= 28; bars += 2) {
+    for (int bars = 2; bars <= 28; ++bars) {
       for (const double enter : {10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0}) {
         for (const double leave : {45.0, 50.0, 55.0, 60.0, 65.0, 70.0}) {
           grid.push_back({Reversion{bars, enter, leave}, shorts});

@@ -44,7 +44,7 @@ std::vector<double> positions(const Strategy& strategy, std::span<const double> 
 /// nothing moved. NaN for the first `bars` closes.
 std::vector<double> relative_strength(std::span<const double> close, int bars);
 
-/// All strategies to compare: some 3,000, in an order that never changes.
+/// All strategies to compare: some 5,000, in an order that never changes.
 std::vector<Strategy> make_grid();
 
 }  // namespace torchfeed::backtest
