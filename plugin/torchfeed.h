@@ -5,6 +5,7 @@
 #include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/batch_memory.h>
+#include <torchfeed/plugin/calibrate.h>
 #include <torchfeed/plugin/data_loader.h>
 #include <torchfeed/plugin/data_loader_options.h>
 #include <torchfeed/plugin/errors.h>

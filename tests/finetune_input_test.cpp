@@ -85,6 +85,10 @@ TEST_F(FinetuneInput, NamesAFileThatIsNotThere) {
   expect_refused({"--data", dir_.file("no.csv")}, {"no.csv", "No such file or directory"});
 }
 
+TEST_F(FinetuneInput, RefusesToCalibrateANumberOfThreadsThatIsGiven) {
+  expect_refused({"--threads", "1", "--calibrate"}, {"--calibrate", "excludes", "--threads"});
+}
+
 TEST_F(FinetuneInput, RefusesEmptyFiles) {
   expect_refused({"--model", dir_.write("empty.pt", "")}, {"empty.pt", "empty"});
   expect_refused({"--data", dir_.write("empty.csv", "")}, {"empty.csv", "empty"});

@@ -163,6 +163,17 @@ TEST_F(Finetune, GivesTheSameResultWithAnyNumberOfWorkers) {
 }
 
 // Whatever happens in the test part's days, training and the choice of the best epoch must not feel it.
+TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
+  run_well(command("expected"));
+  auto calibrated = command("calibrated", {"--calibrate"});
+  const auto threads = std::find(calibrated.begin(), calibrated.end(), "--threads");
+  calibrated.erase(threads, threads + 2);
+  const auto ended = run_well(calibrated);
+  EXPECT_THAT(ended.err, HasSubstr("torchfeed: threads by measuring, "));
+  EXPECT_THAT(ended.err, HasSubstr("  as before: intra_op = "));
+  expect_same_result(dir_.file("calibrated"), dir_.file("expected"));
+}
+
 TEST_F(Finetune, NeverLooksAtTheTestPart) {
   std::ifstream file(kPrices);
   std::string changed;

@@ -79,9 +79,11 @@ void PlanSetter::set_blas() {
 }
 
 void PlanSetter::shorten_spinning() {
+  if (!plan_.short_spinning) return;
   const int parked = parked_openmp_threads();
   const OpenMpSpinning spinning = shorten_openmp_spinning(plan_.intra_op);
   if (spinning.parked_threads > parked) undo_.push_back([parked] { restore_openmp_spinning(parked); });
+  plan_.short_spinning = spinning.shortened;
   say(std::string("idle OpenMP threads ") +
       (spinning.shortened ? "sleep at once instead of spinning: " : "are left as they are: ") + spinning.reason);
 }

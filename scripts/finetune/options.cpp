@@ -61,9 +61,12 @@ void add_run_options(CLI::App& app, Options& options) {
   app.add_option("--num-workers", options.num_workers, "Loader's worker processes; -1: automatic, 0: none")
       ->check(CLI::Range(-1, kMaxWorkers))
       ->capture_default_str();
-  app.add_option("--threads", options.threads, "LibTorch's threads inside an operator; 0: automatic")
-      ->check(CLI::Range(0, kMaxThreads))
-      ->capture_default_str();
+  auto* threads = app.add_option("--threads", options.threads, "LibTorch's threads inside an operator; 0: automatic");
+  threads->check(CLI::Range(0, kMaxThreads))->capture_default_str();
+  app.add_flag("--calibrate", options.calibrate,
+               "Find the number of threads by timing training steps for 5 s, on a copy of the model. Sums over other "
+               "numbers of threads differ in their last bits")
+      ->excludes(threads);
   app.add_flag("--resume", options.resume, "Go on from the checkpoint in the output folder");
   app.add_flag("--quiet", options.quiet, "Print nothing but errors");
 }

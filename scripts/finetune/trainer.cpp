@@ -4,9 +4,11 @@
 #include <torch/nn/functional/loss.h>
 #include <torch/nn/utils/clip_grad.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 #include <sstream>
 #include <utility>
 
@@ -32,6 +34,31 @@ double schedule_factor(const std::string& schedule, int64_t step, int64_t total_
   const double done = static_cast<double>(step) / static_cast<double>(total_steps);
   if (schedule == "cosine") return 0.5 * (1 + std::cos(std::numbers::pi * done));
   return done < 0.5 ? 1 : done < 0.75 ? 0.1 : 0.01;
+}
+
+double training_step(Model& model, torch::optim::AdamW& optimizer, const std::vector<torch::Tensor>& parameters,
+                     double clip, const torch::data::Example<>& batch) {
+  optimizer.zero_grad();
+  const auto loss = torch::nn::functional::mse_loss(model.forward(batch.data), batch.target);
+  const double value = loss.item<double>();
+  if (!std::isfinite(value)) return value;
+  loss.backward();
+  torch::nn::utils::clip_grad_norm_(parameters, clip);
+  optimizer.step();
+  return value;
+}
+
+std::function<void()> practice_step(const Options& options, const datasets::FinancialDataset& dataset, Model model) {
+  auto train = dataset.split(datasets::Split::kTrain);
+  std::vector<size_t> indices(std::min(static_cast<size_t>(options.batch_size), *train.size()));
+  std::iota(indices.begin(), indices.end(), size_t{0});
+  const auto batch = train.get_batch(indices);
+  model.train();
+  const auto parameters = model.trainable_parameters(options.freeze);
+  // A rate of 0 takes the same time, and hundreds of steps on one batch cannot run away.
+  const auto optimizer = std::make_shared<torch::optim::AdamW>(
+      parameters, torch::optim::AdamWOptions(0).weight_decay(options.weight_decay));
+  return [=]() mutable { training_step(model, *optimizer, parameters, options.clip, batch); };
 }
 
 Trainer::Trainer(const Options& options, const datasets::FinancialDataset& dataset, Model model,
@@ -122,18 +149,13 @@ void Trainer::account() {
 
 double Trainer::train_step(const torch::data::Example<>& batch) {
   set_learning_rate();
-  optimizer_->zero_grad();
-  const auto loss = torch::nn::functional::mse_loss(model_.forward(batch.data), batch.target);
-  const double value = loss.item<double>();
+  const double value = training_step(model_, *optimizer_, parameters_, options_.clip, batch);
   if (!std::isfinite(value)) {
     std::ostringstream message;
     message << options_.model << ": the loss is not finite in step " << state_.step + 1 << " (epoch "
             << state_.epoch + 1 << "); try a --learning-rate below " << options_.learning_rate;
     throw program::InputError(message.str());
   }
-  loss.backward();
-  torch::nn::utils::clip_grad_norm_(parameters_, options_.clip);
-  optimizer_->step();
   ++state_.step;
   return value;
 }

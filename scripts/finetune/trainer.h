@@ -5,6 +5,7 @@
 #include <torchfeed/plugin/data_loader.h>
 #include <torchfeed/samplers/shuffle_sampler.h>
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -80,6 +81,15 @@ class Trainer {
   std::string best_model_;
   Meter meter_;
 };
+
+/// One step on one batch: loss, gradient, clipping, update. Returns the loss; where that is not finite, nothing
+/// changes.
+double training_step(Model& model, torch::optim::AdamW& optimizer, const std::vector<torch::Tensor>& parameters,
+                     double clip, const torch::data::Example<>& batch);
+
+/// The trainer's step on a copy of the model and one batch of the training part, again and again, to time it. Nothing
+/// of the training is changed but torch's default generator, which start() and resume() set.
+std::function<void()> practice_step(const Options& options, const datasets::FinancialDataset& dataset, Model model);
 
 /// What the learning rate is multiplied by in `step` of `total_steps`.
 double schedule_factor(const std::string& schedule, int64_t step, int64_t total_steps);

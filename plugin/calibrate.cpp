@@ -1,0 +1,236 @@
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <torchfeed/plugin/calibrate.h>
+#include <torchfeed/plugin/threading/blas_threads.h>
+#include <torchfeed/plugin/threading/calibration.h>
+#include <torchfeed/plugin/threading/openmp_wait.h>
+#include <torchfeed/plugin/threading/plan_setter.h>
+#include <torchfeed/plugin/threading/thread_variables.h>
+#include <torchfeed/plugin/threading_optimizer.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <utility>
+
+namespace torchfeed {
+namespace {
+
+using Clock = std::function<double()>;
+using threading::CalibrationRounds;
+using threading::PlanSetter;
+
+/// One measurement takes this long, or one step.
+constexpr double kMeasurementSeconds = 0.01;
+constexpr int kMostSteps = 64;
+
+/// A step as long as this needs no other before it: what starting threads and filling caches takes does not show.
+constexpr double kLongStepSeconds = 0.05;
+
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string text_of(const char* format, double number) {
+  char text[64];
+  std::snprintf(text, sizeof(text), format, number);
+  return text;
+}
+
+bool same(const MeasuredThreads& a, const MeasuredThreads& b) {
+  return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning;
+}
+
+MeasuredThreads threads_in_force() {
+  MeasuredThreads threads;
+  threads.intra_op = at::get_num_threads();
+  threads.blas = threading::blas_num_threads().value_or(0);
+  threads.short_spinning = threading::parked_openmp_threads() > 0;
+  return threads;
+}
+
+/// Those to try, the likeliest first. `plan` is what optimize_system_for_training() would set.
+std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const MeasuredThreads& before) {
+  const threading::ThreadVariables variables = threading::read_thread_variables();
+  const bool fixed = variables.omp_num_threads || variables.mkl_num_threads;
+  const bool blas_fixed = variables.openblas_num_threads || before.blas == 0;
+  std::vector<MeasuredThreads> candidates;
+  const auto add = [&](int intra_op, int blas, bool short_spinning) {
+    MeasuredThreads threads;
+    threads.intra_op = fixed ? plan.intra_op : intra_op;
+    threads.blas = blas_fixed ? plan.blas : blas;
+    // One thread has nobody to wait for; what was shortened before stays so.
+    threads.short_spinning = before.short_spinning || (short_spinning && threads.intra_op > 1);
+    const auto known = [&](const MeasuredThreads& other) { return same(threads, other); };
+    if (!known(before) && std::none_of(candidates.begin(), candidates.end(), known)) candidates.push_back(threads);
+  };
+  add(plan.intra_op, plan.blas, true);
+  add(plan.intra_op, plan.blas, false);
+  add(1, 1, false);
+  add(plan.intra_op, 1, false);
+  add(1, plan.blas, false);
+  const int half = std::max(1, plan.intra_op / 2);
+  add(half, half, true);
+  add(plan.inference, plan.inference, true);
+  return candidates;
+}
+
+/// Undoes in reverse, also when the step throws.
+class Trial {
+ public:
+  Trial(const MeasuredThreads& threads, const MeasuredThreads& before) {
+    plan_.intra_op = threads.intra_op;
+    plan_.blas = threads.blas;
+    plan_.short_spinning = threads.short_spinning && !before.short_spinning;
+    PlanSetter setter(plan_, undo_);
+    if (threads.intra_op != before.intra_op) setter.set_intra_op();
+    if (threads.blas != before.blas) setter.set_blas();
+    setter.shorten_spinning();
+  }
+  ~Trial() {
+    for (; !undo_.empty(); undo_.pop_back()) undo_.back()();
+  }
+  Trial(const Trial&) = delete;
+  Trial& operator=(const Trial&) = delete;
+
+ private:
+  ThreadPlan plan_;
+  PlanSetter::Undo undo_;
+};
+
+/// How a setting is measured.
+struct Measurement {
+  const std::function<void()>& step;
+  const Clock& now;
+  /// Steps before, that bring the threads up and the caches back, and steps that count.
+  int warming = 1;
+  int steps = 1;
+
+  /// Of one step.
+  double seconds(const MeasuredThreads& threads, const MeasuredThreads& before) const {
+    const Trial trial(threads, before);
+    for (int i = 0; i < warming; ++i) step();
+    const double begin = now();
+    for (int i = 0; i < steps; ++i) step();
+    return std::max((now() - begin) / steps, 1e-9);  // a clock may stand still for a step
+  }
+};
+
+/// From one step, after one that allocates, compiles and starts threads.
+Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double& step_seconds) {
+  step();
+  const double begin = now();
+  step();
+  step_seconds = std::max(now() - begin, 1e-7);
+  Measurement measurement{step, now};
+  measurement.warming = step_seconds < kLongStepSeconds ? 1 : 0;
+  measurement.steps = static_cast<int>(std::clamp(kMeasurementSeconds / step_seconds, 1.0, double{kMostSteps}));
+  return measurement;
+}
+
+std::string describe(const MeasuredThreads& threads) {
+  std::string text = "intra_op = " + std::to_string(threads.intra_op);
+  if (threads.blas > 0) text += ", blas = " + std::to_string(threads.blas);
+  return text + (threads.short_spinning ? ", idle threads sleep" : "");
+}
+
+void fill(MeasuredThreads& threads, const std::vector<double>& seconds, const threading::Gain& gain) {
+  threads.step_seconds = threading::summarise(seconds).median;
+  threads.gain = gain.median;
+  threads.gain_low = gain.low;
+  threads.gain_high = gain.high;
+}
+
+std::string sentence(const MeasuredThreads& threads) {
+  return describe(threads) + ": " + text_of("%.4g ms a step", 1e3 * threads.step_seconds) +
+         text_of(", %.3fx as fast", threads.gain) + text_of(" (%.3f", threads.gain_low) +
+         text_of(" to %.3f in half of the rounds)", threads.gain_high);
+}
+
+/// Puts what was measured into words and numbers.
+void report(const CalibrationRounds& rounds, const CalibrationOptions& options, Calibration& result) {
+  result.rounds = static_cast<int>(rounds.first.size());
+  std::vector<double> against_itself;
+  for (size_t i = 0; i < rounds.first.size(); ++i) against_itself.push_back(rounds.first[i] / rounds.second[i]);
+  fill(result.before, rounds.first, threading::summarise(against_itself));
+  std::vector<std::string>& reasons = result.plan.reasons;
+  reasons.push_back("as before: " + sentence(result.before) + ", which is chance");
+  for (size_t i = 0; i < result.candidates.size(); ++i) {
+    if (rounds.candidates[i].empty()) continue;
+    fill(result.candidates[i], rounds.candidates[i], threading::gain_of(rounds, i));
+    const bool gave_up = rounds.candidates[i].size() < rounds.first.size();
+    reasons.push_back(sentence(result.candidates[i]) +
+                      (gave_up ? ", given up after " + std::to_string(rounds.candidates[i].size()) + " rounds" : ""));
+  }
+  const double noise = threading::noise_of(rounds);
+  const std::string bound = text_of("%.1f %%", 100 * std::max(options.least_gain, noise));
+  if (const auto chosen = threading::choose(rounds, options.least_gain)) {
+    result.chosen = static_cast<int>(*chosen);
+    reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound);
+  } else if (rounds.first.size() < threading::kLeastRounds) {
+    reasons.push_back("nothing is changed: " + std::to_string(rounds.first.size()) + " rounds in " +
+                      text_of("%.1f s", result.seconds) + " are too few to decide, " +
+                      std::to_string(threading::kLeastRounds) + " are needed");
+  } else {
+    reasons.push_back("nothing is changed: nothing else gains more than " + bound);
+  }
+}
+
+/// Puts the chosen threads into force for good, or notes those that are.
+void apply(Calibration& result) {
+  const MeasuredThreads& threads =
+      result.chosen >= 0 ? result.candidates[static_cast<size_t>(result.chosen)] : result.before;
+  result.plan.intra_op = result.plan.training = threads.intra_op;
+  result.plan.blas = threads.blas;
+  result.plan.short_spinning = threads.short_spinning;
+  // Not measured, so left as they are.
+  result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
+  result.plan.primitive_cache = 0;
+  AppliedPlan applied = ThreadingOptimizer().apply(result.plan);
+  applied.keep();
+  result.plan = applied.plan();
+}
+
+}  // namespace
+
+std::string Calibration::explain() const {
+  std::string text =
+      "torchfeed: threads by measuring, " + std::to_string(rounds) + " rounds in " + text_of("%.1f s\n", seconds);
+  for (const std::string& reason : plan.reasons) text += "  " + reason + "\n";
+  return text;
+}
+
+Calibration calibrate(const std::function<void()>& step, const CalibrationOptions& options) {
+  TORCH_CHECK(step, "calibrate: expected a step to call, got an empty function");
+  TORCH_CHECK(options.time.count() > 0, "CalibrationOptions: expected time above 0 ms, got ", options.time.count(),
+              " ms");
+  TORCH_CHECK(options.least_gain >= 0 && options.least_gain <= 1,
+              "CalibrationOptions: expected least_gain from 0 to 1, got ", options.least_gain);
+  const Clock now = options.now ? options.now : steady_seconds;
+  const double begin = now();
+  Calibration result;
+  result.before = threads_in_force();
+  result.plan = ThreadingOptimizer().plan();
+  result.candidates = candidates_for(result.plan, result.before);
+  result.plan.reasons.clear();
+  double step_seconds = 0;
+  const Measurement measurement = plan_measurement(step, now, step_seconds);
+  // As many candidates as enough rounds fit for; each round has the default twice.
+  const double left = std::chrono::duration<double>(options.time).count() - (now() - begin);
+  const double once = (measurement.warming + measurement.steps) * step_seconds;
+  const auto most = static_cast<size_t>(std::clamp(left / (threading::kLeastRounds * once) - 2, 1.0, 64.0));
+  if (result.candidates.size() > most) result.candidates.resize(most);
+  const CalibrationRounds rounds = threading::measure_rounds(
+      result.candidates.size(), left,
+      [&](size_t setting) {
+        return measurement.seconds(setting == 0 ? result.before : result.candidates[setting - 1], result.before);
+      },
+      now);
+  result.seconds = now() - begin;
+  report(rounds, options, result);
+  apply(result);
+  if (options.verbose) std::fputs(result.explain().c_str(), stderr);
+  return result;
+}
+
+}  // namespace torchfeed

@@ -1,0 +1,115 @@
+#include <torchfeed/plugin/threading/calibration.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace torchfeed::threading {
+namespace {
+
+constexpr size_t kRoundsBeforeGivingUp = 3;
+constexpr double kHopeless = 0.9;
+/// That a calibration takes chance for a gain.
+constexpr double kChance = 0.05;
+
+/// The value a share of the way from the least to the most, between neighbours in proportion.
+double quantile(const std::vector<double>& sorted, double share) {
+  const double place = share * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+/// In each round the default's mean over the candidate.
+std::vector<double> gains_of(const CalibrationRounds& rounds, size_t candidate) {
+  std::vector<double> gains;
+  const std::vector<double>& seconds = rounds.candidates[candidate];
+  for (size_t round = 0; round < seconds.size(); ++round)
+    gains.push_back((rounds.first[round] + rounds.second[round]) / 2 / seconds[round]);
+  return gains;
+}
+
+/// The chance that a coin shows heads `least` times or more in `count`.
+double chance_of(size_t count, size_t least) {
+  const auto n = static_cast<double>(count);
+  double sum = 0;
+  for (size_t heads = least; heads <= count; ++heads) {
+    const auto k = static_cast<double>(heads);
+    sum += std::exp(std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1) - n * std::log(2.0));
+  }
+  return sum;
+}
+
+bool hopeless(const CalibrationRounds& rounds, size_t candidate) {
+  return rounds.candidates[candidate].size() >= kRoundsBeforeGivingUp && gain_of(rounds, candidate).median < kHopeless;
+}
+
+/// One round's seconds: of the default twice and of the candidates that are not given up, or nothing where time is
+/// over.
+std::optional<std::vector<double>> measure_round(const std::vector<size_t>& settings, size_t turn,
+                                                 const std::function<double(size_t)>& measure,
+                                                 const std::function<bool()>& over) {
+  std::vector<double> seconds(settings.size());
+  for (size_t i = 0; i < settings.size(); ++i) {
+    if (over()) return std::nullopt;
+    const size_t place = (i + turn) % settings.size();
+    seconds[place] = measure(settings[place]);
+  }
+  return seconds;
+}
+
+}  // namespace
+
+CalibrationRounds measure_rounds(size_t candidates, double budget, const std::function<double(size_t)>& measure,
+                                 const std::function<double()>& now) {
+  CalibrationRounds rounds;
+  rounds.candidates.resize(candidates);
+  const double end = now() + budget;
+  const auto over = [&] { return !rounds.first.empty() && now() >= end; };
+  do {
+    std::vector<size_t> settings{0, 0};
+    for (size_t candidate = 0; candidate < candidates; ++candidate)
+      if (!hopeless(rounds, candidate)) settings.push_back(1 + candidate);
+    const auto seconds = measure_round(settings, rounds.first.size(), measure, over);
+    if (!seconds) break;
+    rounds.first.push_back((*seconds)[0]);
+    rounds.second.push_back((*seconds)[1]);
+    for (size_t i = 2; i < settings.size(); ++i) rounds.candidates[settings[i] - 1].push_back((*seconds)[i]);
+  } while (now() < end);
+  return rounds;
+}
+
+Gain summarise(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {quantile(values, 0.5), quantile(values, 0.25), quantile(values, 0.75)};
+}
+
+Gain gain_of(const CalibrationRounds& rounds, size_t candidate) {
+  std::vector<double> gains = gains_of(rounds, candidate);
+  return gains.empty() ? Gain{} : summarise(std::move(gains));
+}
+
+double noise_of(const CalibrationRounds& rounds) {
+  std::vector<double> ratios;
+  for (size_t round = 0; round < rounds.first.size(); ++round)
+    ratios.push_back(rounds.first[round] / rounds.second[round]);
+  return ratios.empty() ? 0 : std::abs(summarise(std::move(ratios)).median - 1);
+}
+
+std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain) {
+  std::optional<size_t> best;
+  const size_t count = rounds.first.size();
+  if (count < kLeastRounds) return best;
+  const double threshold = 1 + std::max(least_gain, noise_of(rounds));
+  for (size_t candidate = 0; candidate < rounds.candidates.size(); ++candidate) {
+    if (rounds.candidates[candidate].size() < count) continue;
+    const std::vector<double> gains = gains_of(rounds, candidate);
+    const auto faster = static_cast<size_t>(std::count_if(gains.begin(), gains.end(), [](double g) { return g > 1; }));
+    const double chance = chance_of(count, faster) * static_cast<double>(rounds.candidates.size());
+    const double gain = gain_of(rounds, candidate).median;
+    if (gain <= threshold || chance >= kChance) continue;
+    if (!best || gain > gain_of(rounds, *best).median) best = candidate;
+  }
+  return best;
+}
+
+}  // namespace torchfeed::threading

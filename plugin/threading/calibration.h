@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <vector>
+
+namespace torchfeed::threading {
+
+/// With fewer rounds than these nothing is decided, and with many candidates it takes some more.
+inline constexpr size_t kLeastRounds = 7;
+
+/// What rounds of measuring gave: in each, the default twice and then the candidates, so that whatever else the machine
+/// does meets all of them.
+struct CalibrationRounds {
+  /// Seconds of the default in each round: first and second time.
+  std::vector<double> first;
+  std::vector<double> second;
+  /// By candidate and round. A candidate that was given up has fewer rounds than the default.
+  std::vector<std::vector<double>> candidates;
+};
+
+/// Measures in rounds until `budget` seconds have gone by. measure(0) is the default's seconds, measure(1 + i) those of
+/// candidate i; `now` is a clock in seconds. The order within a round moves on from round to round. A candidate that is
+/// slower by a tenth in the median of three rounds is given up, so that the time goes to the others. A round that the
+/// budget cuts off does not count. Measures at least one round.
+CalibrationRounds measure_rounds(size_t candidates, double budget, const std::function<double(size_t)>& measure,
+                                 const std::function<double()>& now);
+
+/// What the default costs over what a candidate costs, above 1 where it is faster: the median over the rounds, and the
+/// lower and upper quartile.
+struct Gain {
+  double median = 0;
+  double low = 0;
+  double high = 0;
+};
+
+/// Of values that are not empty.
+Gain summarise(std::vector<double> values);
+
+/// In each of its rounds the default's mean over the candidate.
+Gain gain_of(const CalibrationRounds& rounds, size_t candidate);
+
+/// The distance from 1 of what the default gains over itself, in the median: what the machine gives for nothing.
+double noise_of(const CalibrationRounds& rounds);
+
+/// The candidate with the largest median gain, of those that were measured in all rounds, kLeastRounds at least, and
+///   - gain more than `least_gain` and more than the noise in the median, and
+///   - are faster in so many rounds that among as many candidates without any gain, one would be by chance in fewer
+///   than
+///     one of 20 calibrations (a sign test over the rounds, with Bonferroni's correction).
+/// None: the default stays. A pure function.
+std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain);
+
+}  // namespace torchfeed::threading

@@ -1,0 +1,331 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <gtest/gtest.h>
+#include <torchfeed/plugin/calibrate.h>
+#include <torchfeed/plugin/threading/blas_threads.h>
+#include <torchfeed/plugin/threading/calibration.h>
+#include <torchfeed/plugin/threading/openmp_wait.h>
+#include <torchfeed/plugin/threading_optimizer.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace torchfeed {
+namespace {
+
+using threading::CalibrationRounds;
+using threading::choose;
+using threading::measure_rounds;
+
+/// A machine whose clock moves only while it measures: settings cost what they are given, times up to `noise` of
+/// chance.
+class MadeUpMachine {
+ public:
+  MadeUpMachine(std::vector<double> seconds, double noise, unsigned seed = 1)
+      : seconds_(std::move(seconds)), noise_(noise), generator_(seed) {}
+
+  CalibrationRounds measure(double budget) {
+    return measure_rounds(
+        seconds_.size() - 1, budget,
+        [this](size_t setting) {
+          ++calls_[setting];
+          const double chance = std::uniform_real_distribution<double>(1 - noise_, 1 + noise_)(generator_);
+          time_ += seconds_[setting] * chance;
+          return seconds_[setting] * chance;
+        },
+        [this] { return time_; });
+  }
+  double time() const { return time_; }
+  int calls(size_t setting) { return calls_[setting]; }
+
+ private:
+  std::vector<double> seconds_;
+  double noise_;
+  std::mt19937 generator_;
+  double time_ = 0;
+  std::map<size_t, int> calls_;
+};
+
+TEST(CalibrationRuleTest, TheFastestCandidateBeyondNoiseIsChosen) {
+  EXPECT_EQ(choose(MadeUpMachine({1, 0.9, 0.7, 1.2}, 0.01).measure(100), 0.02), 1u);
+}
+
+TEST(CalibrationRuleTest, AGainBelowTheLeastChangesNothing) {
+  const CalibrationRounds rounds = MadeUpMachine({1, 0.985}, 0.001).measure(100);
+  EXPECT_FALSE(choose(rounds, 0.02));
+  EXPECT_EQ(choose(rounds, 0.01), 0u);
+}
+
+TEST(CalibrationRuleTest, AGainThatChanceGivesAsWellChangesNothing) {
+  int changed = 0;
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    MadeUpMachine machine({1, 1, 1, 1, 1, 1, 1}, 0.2, seed);
+    changed += choose(machine.measure(140), 0.02).has_value();
+  }
+  EXPECT_LE(changed, 10) << "of 200 machines with 20 % noise, 5 % at most";
+}
+
+TEST(CalibrationRuleTest, AGainBeyondTheNoiseIsFoundInIt) {
+  int found = 0;
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    found += choose(MadeUpMachine({1, 0.5}, 0.2, seed).measure(60), 0.02) == size_t{0};
+  }
+  EXPECT_GE(found, 196);
+}
+
+TEST(CalibrationRuleTest, ASlowStretchOfTheMachineMeetsAllAlike) {
+  CalibrationRounds rounds;
+  rounds.candidates.resize(1);
+  for (int round = 0; round < 10; ++round) {
+    const double slow = round < 5 ? 1 : 3;
+    rounds.first.push_back(slow);
+    rounds.second.push_back(slow);
+    rounds.candidates[0].push_back(slow);
+  }
+  EXPECT_FALSE(choose(rounds, 0.02));
+  for (double& seconds : rounds.candidates[0]) seconds *= 0.9;
+  EXPECT_EQ(choose(rounds, 0.02), 0u);
+}
+
+TEST(CalibrationRuleTest, TooFewRoundsDecideNothing) {
+  CalibrationRounds rounds;
+  rounds.candidates.resize(1);
+  for (size_t round = 0; round < threading::kLeastRounds; ++round) {
+    EXPECT_FALSE(choose(rounds, 0.02)) << round;
+    rounds.first.push_back(1);
+    rounds.second.push_back(1);
+    rounds.candidates[0].push_back(0.5);
+  }
+  EXPECT_EQ(choose(rounds, 0.02), 0u);
+}
+
+TEST(CalibrationRoundsTest, TheBudgetIsKeptToTheLastMeasurement) {
+  MadeUpMachine machine({1, 1, 1}, 0);
+  const CalibrationRounds rounds = machine.measure(10);
+  EXPECT_LE(machine.time(), 10 + 1);
+  EXPECT_EQ(rounds.first.size(), 2u) << "a round takes 4 s; the third was cut off";
+  EXPECT_EQ(rounds.candidates[1].size(), 2u);
+}
+
+TEST(CalibrationRoundsTest, ABudgetBelowARoundStillGivesOne) {
+  EXPECT_EQ(MadeUpMachine({1, 1}, 0).measure(0.001).first.size(), 1u);
+}
+
+TEST(CalibrationRoundsTest, AHopelessCandidateIsGivenUpAndTheTimeGoesToTheOthers) {
+  MadeUpMachine machine({1, 5, 0.8}, 0.01);
+  const CalibrationRounds rounds = machine.measure(100);
+  EXPECT_EQ(rounds.candidates[0].size(), 3u);
+  EXPECT_EQ(machine.calls(1), 3);
+  EXPECT_GT(rounds.candidates[1].size(), 20u);
+  EXPECT_EQ(choose(rounds, 0.02), 1u);
+}
+
+TEST(CalibrationRoundsTest, ACandidateThatWasGivenUpIsNotChosen) {
+  CalibrationRounds rounds;
+  rounds.candidates = {{0.5, 0.5, 0.5}};
+  rounds.first = rounds.second = std::vector<double>(10, 1.0);
+  EXPECT_FALSE(choose(rounds, 0.02));
+}
+
+TEST(CalibrationRoundsTest, EachComesFirstInTurn) {
+  std::vector<size_t> order;
+  double time = 0;
+  measure_rounds(
+      1, 9,
+      [&](size_t setting) {
+        order.push_back(setting);
+        return time += 1;
+      },
+      [&] { return time; });
+  EXPECT_EQ(order, (std::vector<size_t>{0, 0, 1, 0, 1, 0, 1, 0, 0}));
+}
+
+/// A step that costs what it is given for the number of threads that is set, on a clock of its own: what else the
+/// machine does is no part of the test.
+class MadeUpStep {
+ public:
+  explicit MadeUpStep(std::function<double(int)> seconds) : seconds_(std::move(seconds)) {}
+
+  Calibration calibrate(double time = 5, double least_gain = 0.02) {
+    CalibrationOptions options;
+    options.time = std::chrono::milliseconds(static_cast<int>(1000 * time));
+    options.least_gain = least_gain;
+    options.verbose = false;
+    options.now = [this] { return time_; };
+    return torchfeed::calibrate([this] { time_ += seconds_(at::get_num_threads()); }, options);
+  }
+
+ private:
+  std::function<double(int)> seconds_;
+  double time_ = 0;
+};
+
+/// The number of threads is the process's: what changes it runs in this program started anew.
+class CalibrateDeathTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    unsetenv("OMP_NUM_THREADS");
+  }
+  void TearDown() override { unsetenv("OMP_NUM_THREADS"); }
+};
+
+/// Ends the child with success where `condition` holds, and with the explanation on stderr where not.
+[[noreturn]] void finish(bool condition, const Calibration& result) {
+  if (!condition) std::fputs(result.explain().c_str(), stderr);
+  _exit(condition ? 0 : 1);
+}
+
+TEST_F(CalibrateDeathTest, ThreadsThatSpeedUpTheStepAreKept) {
+  if (ThreadingOptimizer().plan().intra_op < 2) GTEST_SKIP() << "needs two cores";
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(1);
+        const Calibration result = MadeUpStep([](int threads) { return 0.004 / threads; }).calibrate();
+        const int most = ThreadingOptimizer().plan().intra_op;
+        finish(result.chosen >= 0 && at::get_num_threads() == most && result.plan.intra_op == most &&
+                   result.before.intra_op == 1 && result.rounds >= 7 && result.seconds < 5.1 &&
+                   result.candidates[static_cast<size_t>(result.chosen)].gain > 1.9 &&
+                   result.explain().find("kept: intra_op = " + std::to_string(most)) != std::string::npos &&
+                   thread_plan_in_force()->intra_op == most,
+               result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, FewerThreadsAreKeptWhereTheyAreFaster) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(4);
+        const Calibration result = MadeUpStep([](int threads) { return 0.002 * threads; }).calibrate();
+        finish(at::get_num_threads() == 1 && result.plan.intra_op == 1 && result.before.intra_op == 4, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, ThreadsThatSlowTheStepDownAreNotKept) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(1);
+        const auto blas = threading::blas_num_threads();
+        const Calibration result = MadeUpStep([](int threads) { return 0.002 * threads; }).calibrate();
+        finish(result.chosen == -1 && at::get_num_threads() == 1 && result.plan.intra_op == 1 &&
+                   threading::blas_num_threads() == blas && threading::parked_openmp_threads() == 0 &&
+                   result.explain().find("nothing is changed: nothing else gains more than 2.0 %") != std::string::npos,
+               result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, AGainBelowTheLeastIsNotKept) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(3);
+        const Calibration result =
+            MadeUpStep([](int threads) { return threads == 3 ? 0.002 : 0.0015; }).calibrate(5, 0.5);
+        finish(result.chosen == -1 && at::get_num_threads() == 3, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, LongStepsAreMeasuredForTheLikeliestCandidatesAlone) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(5);
+        const Calibration result = MadeUpStep([](int threads) { return threads == 5 ? 0.2 : 0.1; }).calibrate();
+        finish(result.chosen == 0 && result.candidates.size() == 1 && result.seconds < 5.3, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, AStepThatIsTooLongForTheTimeDecidesNothingAndSaysSo) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(3);
+        const Calibration result = MadeUpStep([](int threads) { return threads == 3 ? 2 : 0.5; }).calibrate();
+        finish(result.chosen == -1 && at::get_num_threads() == 3 &&
+                   result.explain().find("are too few to decide") != std::string::npos,
+               result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, AnExceptionOfTheStepLeavesEverythingAsBefore) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(3);
+        const auto blas = threading::blas_num_threads();
+        std::string text;
+        try {
+          MadeUpStep([](int threads) {
+            if (threads != 3) throw std::runtime_error("no such luck");
+            return 0.001;
+          }).calibrate();
+        } catch (const std::runtime_error& error) {
+          text = error.what();
+        }
+        _exit(text == "no such luck" && at::get_num_threads() == 3 && threading::blas_num_threads() == blas &&
+                      threading::parked_openmp_threads() == 0 && !thread_plan_in_force()
+                  ? 0
+                  : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, ThreadsThatTheUserFixedAreNotTriedOtherwise) {
+  setenv("OMP_NUM_THREADS", "1", 1);
+  EXPECT_EXIT(
+      {
+        const Calibration result = MadeUpStep([](int threads) { return 0.001 / threads; }).calibrate();
+        const bool one = std::all_of(result.candidates.begin(), result.candidates.end(),
+                                     [](const MeasuredThreads& threads) { return threads.intra_op == 1; });
+        finish(one && at::get_num_threads() == 1, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, ARealStepIsMeasuredAndThePlanPrinted) {
+  EXPECT_EXIT(
+      {
+        const at::Tensor matrix = at::randn({128, 128});
+        CalibrationOptions options;
+        options.time = std::chrono::milliseconds(300);
+        const Calibration result = calibrate([&] { at::mm(matrix, matrix); }, options);
+        finish(result.rounds >= 1 && result.before.step_seconds > 0 && at::get_num_threads() == result.plan.intra_op,
+               result);
+      },
+      ::testing::ExitedWithCode(0),
+      "torchfeed: threads by measuring, .* rounds in .*\n  as before: intra_op = .* a step");
+}
+
+TEST(CalibrateTest, OptionsOutsideTheirRangeAreRefused) {
+  const auto refusal = [](const std::function<void()>& step, const CalibrationOptions& options) -> std::string {
+    try {
+      calibrate(step, options);
+    } catch (const c10::Error& error) {
+      return error.what_without_backtrace();
+    }
+    return "none";
+  };
+  CalibrationOptions options;
+  options.time = std::chrono::milliseconds(0);
+  EXPECT_EQ(refusal([] {}, options), "CalibrationOptions: expected time above 0 ms, got 0 ms");
+  options = {};
+  options.least_gain = 1.5;
+  EXPECT_EQ(refusal([] {}, options), "CalibrationOptions: expected least_gain from 0 to 1, got 1.5");
+  EXPECT_EQ(refusal(nullptr, {}), "calibrate: expected a step to call, got an empty function");
+}
+
+}  // namespace
+}  // namespace torchfeed
