@@ -301,11 +301,8 @@ class DataLoader {
   void put_request(std::uint32_t slot, Request& next) {
     try {
       maker_->put_request(slot, next.request);
-    } catch (const loader::NoMemoryLeft& error) {
-      if (error.bytes_wanted() == loader::NoMemoryLeft::kNeverFits) {
-        source_.pop();
-      }  // else there will be some: it is posted then
-      throw;
+    } catch (const loader::NoMemoryLeft&) {
+      throw;  // there will be some: it is posted then
     } catch (...) {
       source_.pop();
       throw;

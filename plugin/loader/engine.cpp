@@ -266,7 +266,7 @@ bool Engine::put_off(std::size_t position) noexcept {
   // A stream has gone on and could not make the batch again.
   const std::uint64_t wanted = slot.error.bytes_wanted;
   const bool found_none = ring_.word(index).state == SlotState::kFailed && wanted != 0;
-  if (!found_none || wanted == NoMemoryLeft::kNeverFits || slot.designated != kAnyWorker) {
+  if (!found_none || wanted == ErrorRecord::kNeverFits || slot.designated != kAnyWorker) {
     return false;
   }
   memory_.saw(wanted);

@@ -151,6 +151,9 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept {
   } catch (const NoMemoryLeft& error) {
     record.bytes_wanted = error.bytes_wanted();
     write(record, ErrorKind::kNoMemoryLeft, error.what_without_backtrace());
+  } catch (const NeverFits& error) {
+    record.bytes_wanted = ErrorRecord::kNeverFits;
+    write(record, ErrorKind::kC10Error, error.what_without_backtrace());
   } catch (const c10::Error& error) {
     write(record, ErrorKind::kC10Error, error.what_without_backtrace());
   } catch (const std::invalid_argument& error) {

@@ -149,8 +149,9 @@ void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
   const std::uint64_t budget = header_->budget_bytes;
   const std::uint64_t most = std::min(budget, header_->slot_bytes);
   if (bytes > most) {
-    throw_no_memory(NoMemoryLeft::kNeverFits, "torchfeed: a batch does not fit into shared memory: expected at most ",
-                    most, " bytes (shared_memory_budget is ", budget, "), got ", bytes, " bytes or more");
+    throw NeverFits({__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)},
+                    c10::str("torchfeed: a batch does not fit into shared memory: expected at most ", most,
+                             " bytes (shared_memory_budget is ", budget, "), got ", bytes, " bytes or more"));
   }
   // Some more than asked for, so that a batch that grows tensor by tensor asks the kernel a few times only.
   const std::uint64_t page = page_bytes();

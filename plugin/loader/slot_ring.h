@@ -66,13 +66,15 @@ struct Record {
 
 /// What went wrong with a batch.
 struct ErrorRecord {
+  static constexpr std::uint64_t kNeverFits = ~std::uint64_t{0};
+
   static constexpr std::size_t kTextBytes = 3584;  ///< longer texts are cut
   std::uint32_t kind;                              ///< an ErrorKind
   std::int32_t worker;
   std::int32_t signal;   ///< that ended the worker, 0 if none
   std::uint32_t deaths;  ///< workers that the batch has killed
   std::uint32_t text_bytes;
-  std::uint64_t bytes_wanted;  ///< by a batch that found no memory
+  std::uint64_t bytes_wanted;  ///< by a batch that found no memory; kNeverFits: more than there is
   char text[kTextBytes];
 };
 
@@ -81,12 +83,16 @@ class NoMemoryLeft : public c10::Error {
  public:
   NoMemoryLeft(c10::SourceLocation where, std::string message, std::uint64_t bytes_wanted)
       : c10::Error(where, std::move(message)), bytes_wanted_(bytes_wanted) {}
-  /// kNeverFits: more than there is, whatever others have.
   std::uint64_t bytes_wanted() const noexcept { return bytes_wanted_; }
-  static constexpr std::uint64_t kNeverFits = ~std::uint64_t{0};
 
  private:
   std::uint64_t bytes_wanted_;
+};
+
+/// A slot could not grow, whatever other slots have: it would be beyond the budget.
+class NeverFits : public c10::Error {
+ public:
+  using c10::Error::Error;
 };
 
 /// A slot's description, in shared memory. Who may write: see each part.
@@ -158,7 +164,7 @@ class SlotRing {
     return SlotWord::unpack(words_[index].load(std::memory_order_acquire));
   }
 
-  /// The slot's owner: lets its memory grow to `bytes`. Throws c10::Error, with both sizes, if that is beyond the
+  /// The slot's owner: lets its memory grow to `bytes`. Throws NeverFits, with both sizes, if that is beyond the
   /// budget; NoMemoryLeft if the other slots' memory stands in the way, or the system has none.
   void reserve(std::uint32_t index, std::uint64_t bytes);
 
