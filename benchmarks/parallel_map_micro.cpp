@@ -6,9 +6,9 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <ctime>
 #include <ranges>
 #include <thread>
 
@@ -17,19 +17,30 @@ namespace {
 namespace feed = torchfeed;
 using Clock = std::chrono::steady_clock;
 
-/// One millisecond of this thread's own time on a core; waiting for a core does not count.
-void compute(std::int64_t /*item*/) {
-  const auto now = [] {
-    timespec time{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return time.tv_sec * 1'000'000'000 + time.tv_nsec;
-  };
-  const auto begin = now();
-  for (std::uint64_t x = 1; now() - begin < 1'000'000;) {
-    for (int i = 0; i < 1000; ++i) {
-      benchmark::DoNotOptimize(x = x * 6364136223846793005U + 1);
-    }
+void multiply(std::int64_t steps) {
+  std::uint64_t x = 1;
+  for (std::int64_t i = 0; i < steps; ++i) {
+    benchmark::DoNotOptimize(x = x * 6364136223846793005U + 1);
   }
+}
+
+/// Steps that take a millisecond on a core that does nothing else: the fastest of many, so that waiting for a core does
+/// not count.
+std::int64_t steps_of_a_millisecond() {
+  constexpr std::int64_t kSteps = 100'000;
+  auto fastest = Clock::duration::max();
+  for (int i = 0; i < 200; ++i) {
+    const auto begin = Clock::now();
+    multiply(kSteps);
+    fastest = std::min(fastest, Clock::now() - begin);
+  }
+  return static_cast<std::int64_t>(static_cast<double>(kSteps) * 1e-3 / std::chrono::duration<double>(fastest).count());
+}
+
+/// The same work each time, whoever does it: cores that slow each other down, and cold caches, show.
+void compute(std::int64_t /*item*/) {
+  static const std::int64_t steps = steps_of_a_millisecond();
+  multiply(steps);
 }
 
 void wait(std::int64_t /*item*/) { std::this_thread::sleep_for(std::chrono::milliseconds(2)); }
@@ -42,6 +53,7 @@ double seconds(void (*fn)(std::int64_t), std::int64_t items, const feed::Paralle
 
 /// The whole call: workers are started and ended in it.
 void speed_up(benchmark::State& state, void (*fn)(std::int64_t), std::int64_t items, feed::ParallelOptions options) {
+  fn(0);  // calibrates itself once, before workers are forked
   double alone = 0;
   double together = 0;
   for (auto _ : state) {

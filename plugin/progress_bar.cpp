@@ -73,6 +73,7 @@ void ProgressBar::add(std::size_t items, Clock::time_point now) {
 }
 
 std::string ProgressBar::text(std::size_t done, std::size_t total, double seconds) {
+  done = std::min(done, total);
   const double share = total == 0 ? 1 : static_cast<double>(done) / static_cast<double>(total);
   const auto filled = static_cast<std::size_t>(share * kBarWidth);
   std::string text = '[' + std::string(filled, '#') + std::string(kBarWidth - filled, '.') + ']';

@@ -24,8 +24,8 @@ class ProgressBar {
   /// the end elsewhere, but none in the first second.
   void add(std::size_t items, Clock::time_point now = Clock::now());
 
-  /// What there is to say of `done` items of `total` after `seconds`: "[######......]  512/1000 items  51 %  204
-  /// items/s 2.4 s left".
+  /// What there is to say of `done` items of `total` (more count as all) after `seconds`:
+  /// "[######......] 512/1000 items  51 %  205 items/s  2.4 s left".
   static std::string text(std::size_t done, std::size_t total, double seconds);
 
  private:

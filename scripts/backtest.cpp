@@ -2,6 +2,7 @@
 
 #include <torchfeed/datasets/csv_reader.h>
 #include <torchfeed/plugin/parallel_map.h>
+#include <torchfeed/plugin/threading_optimizer.h>
 
 #include <algorithm>
 #include <chrono>
@@ -34,15 +35,6 @@ class GridRun {
                         grid_, options);
   }
 
-  /// Workers that compute() has.
-  int workers(const ParallelOptions& options) const {
-    const auto count = [](const Strategy& /*strategy*/) {
-      const auto worker = worker_info();
-      return worker ? worker->count : 1;
-    };
-    return parallel_map(count, grid_, {.max_workers = options.max_workers}).front();
-  }
-
  private:
   const std::vector<double>& close_;
   const std::vector<Fold>& folds_;
@@ -50,10 +42,10 @@ class GridRun {
   std::vector<Strategy> grid_;
 };
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
+/// Workers for the grid, of which there are far more strategies than workers.
+std::int64_t resolve_workers(std::int64_t workers) {
+  if (workers >= 0) return std::max<std::int64_t>(workers, 1);
+  return std::max(1, ThreadingOptimizer().calculate_optimal_workers().preprocessing);
 }
 
 /// Times the grid by one worker and by each mode in turn, so that what else the machine does hits all alike. Throws if
@@ -75,8 +67,8 @@ std::vector<SpeedUp> measure_speed_up(const GridRun& run, const std::vector<Para
   }
   std::vector<SpeedUp> measured;
   for (std::size_t mode = 0; mode < modes.size(); ++mode) {
-    measured.push_back({modes[mode].use_processes ? "processes" : "threads", run.workers(modes[mode]), median(alone),
-                        median(together[mode])});
+    measured.push_back({modes[mode].use_processes ? "processes" : "threads", static_cast<int>(modes[mode].max_workers),
+                        median(alone), median(together[mode])});
   }
   return measured;
 }
@@ -88,8 +80,9 @@ int run(int argc, char** argv) {
   const auto folds = make_folds(prices.size(), static_cast<std::size_t>(options->train_bars),
                                 static_cast<std::size_t>(options->test_bars), static_cast<std::size_t>(options->folds));
   std::vector<ParallelOptions> modes;
-  if (options->threads()) modes.push_back({.max_workers = options->workers});
-  if (options->processes()) modes.push_back({.max_workers = options->workers, .use_processes = true});
+  const std::int64_t workers = resolve_workers(options->workers);
+  if (options->threads()) modes.push_back({.max_workers = workers});
+  if (options->processes()) modes.push_back({.max_workers = workers, .use_processes = true});
 
   const GridRun grid(prices.close, folds, options->cost_rate());
   ParallelOptions first = modes.front();
@@ -97,8 +90,9 @@ int run(int argc, char** argv) {
   const auto rows = grid.compute(first);
   const Report report(grid.grid(), rows, prices.date, prices.close, options->cost_rate());
   if (!options->csv.empty()) program::write_file_atomically(options->csv, report.csv(folds));
-  std::printf("%s: %zu bars, a trade costs %g bps; figures are a year's\n\n", options->data.c_str(), prices.size(),
-              options->costs_bps);
+  std::printf("%s: %zu bars, a trade costs %g bps\n", options->data.c_str(), prices.size(), options->costs_bps);
+  std::printf("return, volatility, Sharpe ratio and turnover are a year's; drawdown is of the whole time\n");
+  std::printf("%s\n\n", kTimingNote);
   std::printf("%s\n", report.grid_table(static_cast<std::size_t>(options->top)).c_str());
   const auto result = walk_forward(grid.grid(), rows, prices.close, folds, options->cost_rate());
   std::printf("%s\n", report.walk_forward_table(result).c_str());

@@ -1,6 +1,7 @@
 // The backtest's figures by hand, its blindness to the future, and the program as users run it.
 #include <torchfeed/datasets/csv_reader.h>
 
+#include "backtest/report.h"
 #include "backtest/simulation.h"
 #include "backtest/strategy.h"
 #include "backtest/walk_forward.h"
@@ -75,8 +76,23 @@ TEST(Positions, OfTheGridAreNamedApart) {
 TEST(Simulation, EarnsFromCloseToCloseAndPaysForEachChange) {
   const std::vector<double> close{100, 110, 99, 99};
   const Track track = simulate(close, std::vector<double>{1, -1, 0, 1}, 0.01);
-  EXPECT_THAT(track.net, Pointwise(DoubleNear(1e-12), {0.0, 0.1 - 0.01, 0.1 - 0.02, -0.01}));
-  EXPECT_THAT(track.traded, ElementsAre(0, 1, 2, 1));
+  // The short position has fallen to 0.9 of an equity that has grown to 1.1 when it is bought back.
+  EXPECT_THAT(track.net, Pointwise(DoubleNear(1e-12), {0.0, 0.1 - 0.01, 0.1 - 0.02, -0.01 * 0.9 / 1.1}));
+  EXPECT_THAT(track.traded, Pointwise(DoubleNear(1e-12), {0.0, 1.0, 2.0, 0.9 / 1.1}));
+}
+
+TEST(Simulation, PaysForKeepingAShortPositionButNotForALongOne) {
+  const std::vector<double> close{100, 110, 99, 99, 198, 198};
+  EXPECT_THAT(simulate(close, std::vector<double>(6, 1), 0.01).traded, ElementsAre(0, 1, 0, 0, 0, 0));
+  // -1.1 of an equity of 0.9, then -0.9 of 1.1, are brought back to -1 of it; at 0 there is nothing left to trade.
+  EXPECT_THAT(simulate(close, std::vector<double>(6, -1), 0.01).traded,
+              Pointwise(DoubleNear(1e-12), {0.0, 1.0, 1.1 / 0.9 - 1, 1 - 0.9 / 1.1, 0.0, 0.0}));
+}
+
+TEST(Report, MedianIsBetweenTheMiddleTwoOfAnEvenNumber) {
+  EXPECT_EQ(median({3, 1, 2}), 2);
+  EXPECT_EQ(median({4, 1, 3, 2}), 2.5);
+  EXPECT_EQ(median({5}), 5);
 }
 
 TEST(Simulation, MeasuresByHand) {
@@ -282,7 +298,6 @@ TEST(BacktestProgram, TellsWhatIsWrongWithItsInput) {
     EXPECT_THAT(ended.err, HasSubstr(message));
     EXPECT_EQ(ended.out, "");
   };
-  fails({}, "--data is required");
   fails({"--data", dir.file("none.csv")}, "none.csv");
   fails({"--data", dir.write("bad.csv", "date,open\n")}, "bad.csv");
   fails({"--data", data}, "expected at least 1513 bars for 1 of 1260 to train and 252 to test, got 600");
@@ -294,6 +309,26 @@ TEST(BacktestProgram, TellsWhatIsWrongWithItsInput) {
   const auto help = backtest(dir, {"--help"});
   EXPECT_EQ(help.code, 0);
   EXPECT_THAT(help.out, HasSubstr("--costs-bps"));
+  EXPECT_THAT(help.out, HasSubstr("taken at that same close"));
+}
+
+TEST(BacktestProgram, ReadsTheFileThatComesWithTorchfeedUnlessToldAnother) {
+  const TempDir dir;
+  const auto ended = backtest(dir, {"--mode", "threads", "--repeats", "0", "--quiet", "--top", "1"});
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.out, ::testing::StartsWith(kPrices + ": "));
+  EXPECT_THAT(ended.out, HasSubstr("taken at that same close"));
+}
+
+TEST(BacktestProgram, FailsWhereItsOutputCannotBeWritten) {
+  const TempDir dir;
+  const std::string command = std::string(TORCHFEED_PROGRAM_DIR) +
+                              "/backtest --quiet --train-bars 200 --test-bars 50 "
+                              "--mode threads --workers 1 --repeats 0 --data " +
+                              few_prices(dir) + " > /dev/full";
+  ProgramRun run({"/bin/sh", "-c", command}, dir.file("run"));
+  EXPECT_EQ(run.wait(), 2);
+  EXPECT_THAT(run.err(), ::testing::StartsWith("backtest: standard output could not be written"));
 }
 
 }  // namespace

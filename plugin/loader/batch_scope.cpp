@@ -50,7 +50,40 @@ struct BatchScope::Outer {
   CurrentBatch batch;
   BatchArena* arena = nullptr;
   std::shared_ptr<at::CPUGeneratorImpl> default_generator;
+  bool shares_saved = false;
 };
+
+namespace {
+
+/// What torch's default generator was before the batches that the threads of this process make in their training loops:
+/// saved by the first of such batches at once, put back by the last, as between them it is nobody's.
+struct SavedGenerator {
+  std::mutex mutex;
+  std::size_t scopes = 0;
+  std::shared_ptr<at::CPUGeneratorImpl> generator;
+};
+
+/// Never destroyed, as threads may make batches while the process ends.
+SavedGenerator& saved_generator() {
+  static auto* const saved = new SavedGenerator;
+  return *saved;
+}
+
+std::shared_ptr<at::CPUGeneratorImpl> copy_default_generator() {
+  auto* generator = default_generator();
+  const std::lock_guard<std::mutex> lock(generator->mutex_);
+  return generator->clone();
+}
+
+void put_back(at::CPUGeneratorImpl& saved) {
+  auto* generator = default_generator();
+  const std::lock_guard<std::mutex> lock(generator->mutex_);
+  generator->set_engine(saved.engine());
+  generator->set_next_float_normal_sample(saved.next_float_normal_sample());
+  generator->set_next_double_normal_sample(saved.next_double_normal_sample());
+}
+
+}  // namespace
 
 BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
   if (span_.isActive()) {
@@ -67,10 +100,15 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
   }
   batch.active = true;
   current_arena() = arena;
-  if (restore) {
-    auto* generator = default_generator();
-    const std::lock_guard<std::mutex> lock(generator->mutex_);
-    outer_->default_generator = generator->clone();
+  if (restore && outer_->batch.active) {
+    outer_->default_generator = copy_default_generator();  // a batch within a batch: back to that one's
+  } else if (restore) {
+    outer_->shares_saved = true;
+    auto& saved = saved_generator();
+    const std::lock_guard<std::mutex> lock(saved.mutex);
+    if (saved.scopes++ == 0) {
+      saved.generator = copy_default_generator();
+    }
   }
   reseed(id, place);
 }
@@ -86,12 +124,14 @@ BatchScope::~BatchScope() {
     current_batch() = std::move(outer_->batch);
   }
   if (outer_->default_generator) {
-    auto& saved = *outer_->default_generator;
-    auto* generator = default_generator();
-    const std::lock_guard<std::mutex> lock(generator->mutex_);
-    generator->set_engine(saved.engine());
-    generator->set_next_float_normal_sample(saved.next_float_normal_sample());
-    generator->set_next_double_normal_sample(saved.next_double_normal_sample());
+    put_back(*outer_->default_generator);
+  }
+  if (outer_->shares_saved) {
+    auto& saved = saved_generator();
+    const std::lock_guard<std::mutex> lock(saved.mutex);
+    if (--saved.scopes == 0) {
+      put_back(*std::exchange(saved.generator, nullptr));
+    }
   }
 }
 

@@ -5,10 +5,13 @@
 #include <ATen/Parallel.h>
 
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <iostream>
 
 namespace torchfeed::loader {
 namespace {
@@ -26,6 +29,18 @@ void put_handlers_away() noexcept {
       ::signal(signal, SIG_DFL);
     }
   }
+}
+
+/// What exit() comes to in a worker: nothing that the trainer has left for its own end may run here, as destructors of
+/// its static objects wait for threads that are not here (LibTorch's inter-op pool does). Of what is printed, standard
+/// output alone is the worker's; other files may hold what the trainer will write itself.
+void leave_at_once(int status, void* /*context*/) noexcept {
+  try {
+    std::cout.flush();
+  } catch (...) {  // whoever let the stream throw is not here any more
+  }
+  std::fflush(stdout);
+  ::_exit(status);
 }
 
 }  // namespace
@@ -53,6 +68,7 @@ void enter_worker_process(int id) noexcept {
   char name[16];
   std::snprintf(name, sizeof(name), "feed-worker-%d", id);
   ::prctl(PR_SET_NAME, name);
+  ::on_exit(leave_at_once, nullptr);  // last registered, first called
 }
 
 }  // namespace torchfeed::loader

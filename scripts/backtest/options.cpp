@@ -14,7 +14,8 @@ constexpr std::int64_t kMostWorkers = 1024;
 constexpr double kMostCosts = 10'000;
 
 void add_options(CLI::App& app, Options& options) {
-  app.add_option("--data", options.data, "CSV of daily bars: date, open, high, low, close, volume")->required();
+  app.add_option("--data", options.data, "CSV of daily bars: date, open, high, low, close, volume")
+      ->capture_default_str();
   app.add_option("--costs-bps", options.costs_bps, "Cost of buying or selling, in hundredths of a percent")
       ->capture_default_str();
   app.add_option("--train-bars", options.train_bars, "Bars in which a fold's strategy is chosen")
@@ -47,10 +48,11 @@ void add_options(CLI::App& app, Options& options) {
 std::optional<Options> parse_options(int argc, char** argv) {
   Options options;
   CLI::App app(
-      "Trades daily bars by a grid of strategies (crossovers of moving averages, momentum, reversion of the relative\n"
-      "strength index; long or flat, long or short), then walks forward: in each fold the best of the grid is traded "
-      "in\n"
-      "the bars after those in which it was the best. The grid is computed by parallel_map.");
+      std::string("Trades daily bars by a grid of strategies (crossovers of moving averages, momentum, reversion of\n"
+                  "the relative strength index; long or flat, long or short), then walks forward: in each fold the\n"
+                  "best of the grid is traded in the bars after those in which it was the best. The grid is computed\n"
+                  "by parallel_map. No look ahead:\n") +
+      kTimingNote + ".");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_options(app, options);
   try {

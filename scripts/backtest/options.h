@@ -6,9 +6,14 @@
 
 namespace torchfeed::backtest {
 
+/// For --help and the tables.
+inline constexpr const char* kTimingNote =
+    "positions are decided from the closes up to a day's, that one too, and taken at that same close";
+
 /// What the command line says.
 struct Options {
-  std::string data;
+  /// The S&P 500 file that comes with torchfeed, unless it is moved.
+  std::string data = TORCHFEED_DATA_DIR "/sp500.csv";
   std::string csv;
   std::string mode = "both";
   std::int64_t workers = -1;

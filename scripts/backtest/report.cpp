@@ -38,6 +38,13 @@ std::string exact(double value) {
 
 }  // namespace
 
+double median(std::vector<double> values) {
+  const auto upper = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), upper, values.end());
+  if (values.size() % 2 == 1) return *upper;
+  return (*std::max_element(values.begin(), upper) + *upper) / 2;
+}
+
 std::string Report::date(std::size_t bar) const { return datasets::format_iso_date(dates_[bar]); }
 
 std::string Report::grid_table(std::size_t top) const {

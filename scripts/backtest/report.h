@@ -8,6 +8,9 @@
 
 namespace torchfeed::backtest {
 
+/// Of one value or more; of an even number the mean of the middle two.
+double median(std::vector<double> values);
+
 /// How often a mode was faster than one worker.
 struct SpeedUp {
   std::string mode;

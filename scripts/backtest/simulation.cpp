@@ -11,8 +11,10 @@ Track simulate(std::span<const double> close, std::span<const double> position, 
   for (std::size_t t = 1; t < close.size(); ++t) {
     const double held = position[t - 1];
     track.traded[t] = std::abs(held - before);
-    track.net[t] = held * (close[t] / close[t - 1] - 1) - cost_rate * track.traded[t];
-    before = held;
+    const double growth = close[t] / close[t - 1];
+    track.net[t] = held * (growth - 1) - cost_rate * track.traded[t];
+    const double equity = 1 + held * (growth - 1);
+    before = held == 1 || equity <= 0 ? held : held * growth / equity;
   }
   return track;
 }

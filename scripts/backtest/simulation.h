@@ -16,8 +16,10 @@ struct Track {
   std::vector<double> traded;  ///< part of the equity that was bought or sold at close t - 1
 };
 
-/// `position[t]`, decided at close t, earns close[t + 1] / close[t] - 1. A change of the position by 1 costs
-/// `cost_rate` of the equity; before the first close it is 0. Positions and closes are of one length.
+/// `position[t]`, a part of the equity, is decided at close t and taken there, and earns close[t + 1] / close[t] - 1.
+/// Until the next close it drifts, as price and equity change, but for a position of all of the equity or none: what is
+/// bought or sold then is the difference, so that a short position is rebalanced at each close. To trade the whole
+/// equity costs `cost_rate` of it; before the first close the position is 0. Positions and closes are of one length.
 Track simulate(std::span<const double> close, std::span<const double> position, double cost_rate);
 
 /// Figures of a track's bars.

@@ -2,7 +2,9 @@
 
 #include <c10/util/Exception.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string_view>
 
 namespace torchfeed::program {
@@ -30,6 +32,14 @@ std::string one_line(const std::exception& error) {
   }
   while (!line.empty() && line.back() == ' ') line.pop_back();
   return line;
+}
+
+int finish(const char* name, int code) noexcept {
+  // Earlier errors stay in the stream; a full disk may show only now.
+  const bool failed = std::ferror(stdout) != 0;
+  if (std::fflush(stdout) == 0 && !failed) return code;
+  const std::string reason = failed ? "" : std::string(": ") + std::strerror(errno);
+  return report(name, "standard output could not be written" + reason);
 }
 
 int report(const char* name, const std::string& message) noexcept {
