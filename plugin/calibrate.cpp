@@ -38,7 +38,8 @@ std::string text_of(const char* format, double number) {
 }
 
 bool same(const MeasuredThreads& a, const MeasuredThreads& b) {
-  return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning;
+  return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning &&
+         a.blas_kernels == b.blas_kernels;
 }
 
 MeasuredThreads threads_in_force() {
@@ -55,8 +56,9 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const bool fixed = variables.omp_num_threads || variables.mkl_num_threads;
   const bool blas_fixed = variables.openblas_num_threads || before.blas == 0;
   std::vector<MeasuredThreads> candidates;
-  const auto add = [&](int intra_op, int blas, bool short_spinning) {
+  const auto add = [&](int intra_op, int blas, bool short_spinning, bool kernels = true) {
     MeasuredThreads threads;
+    if (kernels) threads.blas_kernels = plan.blas_kernels;
     threads.intra_op = fixed ? plan.intra_op : intra_op;
     threads.blas = blas_fixed ? plan.blas : blas;
     // One thread has nobody to wait for; what was shortened before stays so.
@@ -72,6 +74,8 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const int half = std::max(1, plan.intra_op / 2);
   add(half, half, true);
   add(plan.inference, plan.inference, true);
+  add(plan.intra_op, plan.blas, true, false);
+  add(before.intra_op, before.blas, false);
   return candidates;
 }
 
@@ -81,10 +85,12 @@ class Trial {
   Trial(const MeasuredThreads& threads, const MeasuredThreads& before) {
     plan_.intra_op = threads.intra_op;
     plan_.blas = threads.blas;
+    plan_.blas_kernels = threads.blas_kernels;
     plan_.short_spinning = threads.short_spinning && !before.short_spinning;
     PlanSetter setter(plan_, undo_);
     if (threads.intra_op != before.intra_op) setter.set_intra_op();
     if (threads.blas != before.blas) setter.set_blas();
+    setter.set_blas_kernels();
     setter.shorten_spinning();
   }
   ~Trial() {
@@ -131,6 +137,7 @@ Measurement plan_measurement(const std::function<void()>& step, const Clock& now
 std::string describe(const MeasuredThreads& threads) {
   std::string text = "intra_op = " + std::to_string(threads.intra_op);
   if (threads.blas > 0) text += ", blas = " + std::to_string(threads.blas);
+  if (!threads.blas_kernels.empty()) text += ", kernels for " + threads.blas_kernels;
   return text + (threads.short_spinning ? ", idle threads sleep" : "");
 }
 
@@ -183,6 +190,7 @@ void apply(Calibration& result) {
   result.plan.intra_op = result.plan.training = threads.intra_op;
   result.plan.blas = threads.blas;
   result.plan.short_spinning = threads.short_spinning;
+  result.plan.blas_kernels = threads.blas_kernels;
   // Not measured, so left as they are.
   result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
   result.plan.primitive_cache = 0;

@@ -25,6 +25,8 @@ struct MeasuredThreads {
   int intra_op = 1;
   /// 0: there is no BLAS library that sizes itself.
   int blas = 0;
+  /// The kernels that OpenBLAS runs; empty: as before.
+  std::string blas_kernels;
   /// Whether OpenMP's idle threads sleep at once, as optimize_system_for_training() has it.
   bool short_spinning = false;
   /// The median step in seconds.
@@ -52,11 +54,11 @@ struct Calibration {
 };
 
 /// Finds the number of threads by trying: runs `step` under the threads that are in force and under candidates (the
-/// plan's, one, half, those of one NUMA node, with and without OpenMP's spinning), in turn, and keeps a change only
-/// where it is beyond noise: it gains more than `least_gain`, more in the median of the rounds than what is in force
-/// gains over itself, and in so many rounds that it is no chance (one calibration of 20 would take none for a gain).
-/// The change stays for the life of the process. What the user's variables fix (OMP_NUM_THREADS) is not tried
-/// otherwise.
+/// plan's, one, half, those of one NUMA node, with and without OpenMP's spinning and the plan's kernels), in turn, and
+/// keeps a change only where it is beyond noise: it gains more than `least_gain`, more in the median of the rounds than
+/// what is in force gains over itself, and in so many rounds that it is no chance (one calibration of 20 would take
+/// none for a gain). The change stays for the life of the process. What the user's variables fix (OMP_NUM_THREADS) is
+/// not tried otherwise.
 ///
 /// Call it instead of optimize_system_for_training(), so that LibTorch's own default is what it compares with, in the
 /// thread that trains, once the model is there. `step` is one step of training as it will be, loader left out. It runs
