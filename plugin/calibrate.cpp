@@ -20,12 +20,11 @@ using Clock = std::function<double()>;
 using threading::CalibrationRounds;
 using threading::PlanSetter;
 
-/// One measurement takes this long, or one step.
-constexpr double kMeasurementSeconds = 0.01;
-constexpr int kMostSteps = 64;
-
-/// A step as long as this needs no other before it: what starting threads and filling caches takes does not show.
-constexpr double kLongStepSeconds = 0.05;
+/// One measurement takes this long, or one step. Steps are made before it until threads have come up and found their
+/// cores, which took 20 to 35 ms on a machine with other work, and caches are filled again.
+constexpr double kMeasurementSeconds = 0.02;
+constexpr double kWarmingSeconds = 0.035;
+constexpr int kMostSteps = 200;
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -122,15 +121,25 @@ struct Measurement {
   }
 };
 
-/// From one step, after one that allocates, compiles and starts threads.
-Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double& step_seconds) {
+/// Times one step, after one that allocates, compiles and starts threads, and plans for enough rounds within `budget`
+/// seconds: all `candidates` or fewer, without steps for warming up where not even one candidate fits with them.
+Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double budget, size_t& candidates) {
+  const double start = now();
   step();
   const double begin = now();
   step();
-  step_seconds = std::max(now() - begin, 1e-7);
-  Measurement measurement{step, now};
-  measurement.warming = step_seconds < kLongStepSeconds ? 1 : 0;
-  measurement.steps = static_cast<int>(std::clamp(kMeasurementSeconds / step_seconds, 1.0, double{kMostSteps}));
+  const double step_seconds = std::max(now() - begin, 1e-7);
+  const auto steps_in = [&](double seconds) {
+    return static_cast<int>(std::clamp(seconds / step_seconds, 1.0, double{kMostSteps}));
+  };
+  Measurement measurement{step, now, steps_in(kWarmingSeconds), steps_in(kMeasurementSeconds)};
+  const double left = budget - (now() - start);
+  const auto fitting = [&] {
+    const double once = (measurement.warming + measurement.steps) * step_seconds;
+    return left / (threading::kLeastRounds * once) - 2;  // each round has the default twice
+  };
+  if (fitting() < 1) measurement.warming = 0;
+  candidates = std::min(candidates, static_cast<size_t>(std::clamp(fitting(), 1.0, 64.0)));
   return measurement;
 }
 
@@ -173,13 +182,14 @@ void report(const CalibrationRounds& rounds, const CalibrationOptions& options, 
   const std::string bound = text_of("%.1f %%", 100 * std::max(options.least_gain, noise));
   if (const auto chosen = threading::choose(rounds, options.least_gain)) {
     result.chosen = static_cast<int>(*chosen);
-    reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound);
+    reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound +
+                      " beyond chance");
   } else if (rounds.first.size() < threading::kLeastRounds) {
     reasons.push_back("nothing is changed: " + std::to_string(rounds.first.size()) + " rounds in " +
                       text_of("%.1f s", result.seconds) + " are too few to decide, " +
-                      std::to_string(threading::kLeastRounds) + " are needed");
+                      std::to_string(threading::kLeastRounds) + " are needed; give it more time");
   } else {
-    reasons.push_back("nothing is changed: nothing else gains more than " + bound);
+    reasons.push_back("nothing is changed: nothing else gains more than " + bound + " beyond chance");
   }
 }
 
@@ -221,13 +231,11 @@ Calibration calibrate(const std::function<void()>& step, const CalibrationOption
   result.plan = ThreadingOptimizer().plan();
   result.candidates = candidates_for(result.plan, result.before);
   result.plan.reasons.clear();
-  double step_seconds = 0;
-  const Measurement measurement = plan_measurement(step, now, step_seconds);
-  // As many candidates as enough rounds fit for; each round has the default twice.
-  const double left = std::chrono::duration<double>(options.time).count() - (now() - begin);
-  const double once = (measurement.warming + measurement.steps) * step_seconds;
-  const auto most = static_cast<size_t>(std::clamp(left / (threading::kLeastRounds * once) - 2, 1.0, 64.0));
-  if (result.candidates.size() > most) result.candidates.resize(most);
+  const double budget = std::chrono::duration<double>(options.time).count();
+  size_t count = result.candidates.size();
+  const Measurement measurement = plan_measurement(step, now, budget, count);
+  result.candidates.resize(count);
+  const double left = budget - (now() - begin);
   const CalibrationRounds rounds = threading::measure_rounds(
       result.candidates.size(), left,
       [&](size_t setting) {
