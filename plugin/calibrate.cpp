@@ -20,12 +20,11 @@ using Clock = std::function<double()>;
 using threading::CalibrationRounds;
 using threading::PlanSetter;
 
-/// One measurement takes this long, or one step.
-constexpr double kMeasurementSeconds = 0.01;
-constexpr int kMostSteps = 64;
-
-/// A step as long as this needs no other before it: what starting threads and filling caches takes does not show.
-constexpr double kLongStepSeconds = 0.05;
+/// One measurement takes this long, or one step. Steps are made before it until threads have come up and found their
+/// cores, which took 20 to 35 ms on a machine with other work, and caches are filled again.
+constexpr double kMeasurementSeconds = 0.02;
+constexpr double kWarmingSeconds = 0.035;
+constexpr int kMostSteps = 200;
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -38,7 +37,8 @@ std::string text_of(const char* format, double number) {
 }
 
 bool same(const MeasuredThreads& a, const MeasuredThreads& b) {
-  return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning;
+  return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning &&
+         a.blas_kernels == b.blas_kernels;
 }
 
 MeasuredThreads threads_in_force() {
@@ -55,8 +55,9 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const bool fixed = variables.omp_num_threads || variables.mkl_num_threads;
   const bool blas_fixed = variables.openblas_num_threads || before.blas == 0;
   std::vector<MeasuredThreads> candidates;
-  const auto add = [&](int intra_op, int blas, bool short_spinning) {
+  const auto add = [&](int intra_op, int blas, bool short_spinning, bool kernels = true) {
     MeasuredThreads threads;
+    if (kernels) threads.blas_kernels = plan.blas_kernels;
     threads.intra_op = fixed ? plan.intra_op : intra_op;
     threads.blas = blas_fixed ? plan.blas : blas;
     // One thread has nobody to wait for; what was shortened before stays so.
@@ -72,6 +73,8 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const int half = std::max(1, plan.intra_op / 2);
   add(half, half, true);
   add(plan.inference, plan.inference, true);
+  add(plan.intra_op, plan.blas, true, false);
+  add(before.intra_op, before.blas, false);
   return candidates;
 }
 
@@ -81,10 +84,12 @@ class Trial {
   Trial(const MeasuredThreads& threads, const MeasuredThreads& before) {
     plan_.intra_op = threads.intra_op;
     plan_.blas = threads.blas;
+    plan_.blas_kernels = threads.blas_kernels;
     plan_.short_spinning = threads.short_spinning && !before.short_spinning;
     PlanSetter setter(plan_, undo_);
     if (threads.intra_op != before.intra_op) setter.set_intra_op();
     if (threads.blas != before.blas) setter.set_blas();
+    setter.set_blas_kernels();
     setter.shorten_spinning();
   }
   ~Trial() {
@@ -116,21 +121,32 @@ struct Measurement {
   }
 };
 
-/// From one step, after one that allocates, compiles and starts threads.
-Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double& step_seconds) {
+/// Times one step, after one that allocates, compiles and starts threads, and plans for enough rounds within `budget`
+/// seconds: all `candidates` or fewer, without steps for warming up where not even one candidate fits with them.
+Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double budget, size_t& candidates) {
+  const double start = now();
   step();
   const double begin = now();
   step();
-  step_seconds = std::max(now() - begin, 1e-7);
-  Measurement measurement{step, now};
-  measurement.warming = step_seconds < kLongStepSeconds ? 1 : 0;
-  measurement.steps = static_cast<int>(std::clamp(kMeasurementSeconds / step_seconds, 1.0, double{kMostSteps}));
+  const double step_seconds = std::max(now() - begin, 1e-7);
+  const auto steps_in = [&](double seconds) {
+    return static_cast<int>(std::clamp(seconds / step_seconds, 1.0, double{kMostSteps}));
+  };
+  Measurement measurement{step, now, steps_in(kWarmingSeconds), steps_in(kMeasurementSeconds)};
+  const double left = budget - (now() - start);
+  const auto fitting = [&] {
+    const double once = (measurement.warming + measurement.steps) * step_seconds;
+    return left / (threading::kLeastRounds * once) - 2;  // each round has the default twice
+  };
+  if (fitting() < 1) measurement.warming = 0;
+  candidates = std::min(candidates, static_cast<size_t>(std::clamp(fitting(), 1.0, 64.0)));
   return measurement;
 }
 
 std::string describe(const MeasuredThreads& threads) {
   std::string text = "intra_op = " + std::to_string(threads.intra_op);
   if (threads.blas > 0) text += ", blas = " + std::to_string(threads.blas);
+  if (!threads.blas_kernels.empty()) text += ", kernels for " + threads.blas_kernels;
   return text + (threads.short_spinning ? ", idle threads sleep" : "");
 }
 
@@ -166,13 +182,14 @@ void report(const CalibrationRounds& rounds, const CalibrationOptions& options, 
   const std::string bound = text_of("%.1f %%", 100 * std::max(options.least_gain, noise));
   if (const auto chosen = threading::choose(rounds, options.least_gain)) {
     result.chosen = static_cast<int>(*chosen);
-    reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound);
+    reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound +
+                      " beyond chance");
   } else if (rounds.first.size() < threading::kLeastRounds) {
     reasons.push_back("nothing is changed: " + std::to_string(rounds.first.size()) + " rounds in " +
                       text_of("%.1f s", result.seconds) + " are too few to decide, " +
-                      std::to_string(threading::kLeastRounds) + " are needed");
+                      std::to_string(threading::kLeastRounds) + " are needed; give it more time");
   } else {
-    reasons.push_back("nothing is changed: nothing else gains more than " + bound);
+    reasons.push_back("nothing is changed: nothing else gains more than " + bound + " beyond chance");
   }
 }
 
@@ -183,6 +200,7 @@ void apply(Calibration& result) {
   result.plan.intra_op = result.plan.training = threads.intra_op;
   result.plan.blas = threads.blas;
   result.plan.short_spinning = threads.short_spinning;
+  result.plan.blas_kernels = threads.blas_kernels;
   // Not measured, so left as they are.
   result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
   result.plan.primitive_cache = 0;
@@ -213,13 +231,11 @@ Calibration calibrate(const std::function<void()>& step, const CalibrationOption
   result.plan = ThreadingOptimizer().plan();
   result.candidates = candidates_for(result.plan, result.before);
   result.plan.reasons.clear();
-  double step_seconds = 0;
-  const Measurement measurement = plan_measurement(step, now, step_seconds);
-  // As many candidates as enough rounds fit for; each round has the default twice.
-  const double left = std::chrono::duration<double>(options.time).count() - (now() - begin);
-  const double once = (measurement.warming + measurement.steps) * step_seconds;
-  const auto most = static_cast<size_t>(std::clamp(left / (threading::kLeastRounds * once) - 2, 1.0, 64.0));
-  if (result.candidates.size() > most) result.candidates.resize(most);
+  const double budget = std::chrono::duration<double>(options.time).count();
+  size_t count = result.candidates.size();
+  const Measurement measurement = plan_measurement(step, now, budget, count);
+  result.candidates.resize(count);
+  const double left = budget - (now() - begin);
   const CalibrationRounds rounds = threading::measure_rounds(
       result.candidates.size(), left,
       [&](size_t setting) {

@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <sched.h>
+#include <torchfeed/plugin/threading/blas_kernels.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cgroup_limits.h>
 #include <torchfeed/plugin/threading/free_memory.h>
@@ -48,6 +49,8 @@ threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workloa
   inputs.memory = threading::read_free_memory();
   inputs.variables = threading::read_thread_variables();
   inputs.blas = threading::blas_library();
+  if (options.blas_kernels) inputs.blas_kernels = threading::blas_kernels();
+  inputs.features = threading::cpu_features();
   inputs.workload = workload;
   inputs.intra_op = options.intra_op;
   inputs.inter_op = options.inter_op;
@@ -168,6 +171,7 @@ AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {
   setter.set_intra_op();
   setter.set_inter_op();
   setter.set_blas();
+  setter.set_blas_kernels();
   // Before threads are bound: libgomp compares with the CPUs that it found when it was loaded.
   setter.shorten_spinning();
   setter.set_primitive_cache();

@@ -32,6 +32,9 @@ struct ThreadingOptions {
   /// Binds the trainer's threads to cores that the loader's workers leave alone, where there are 8 cores or more and
   /// the plan has workers. Not for a machine with a second such program on it: both would take the same cores.
   bool pin = false;
+  /// Whether OpenBLAS may run the kernels for this processor where it does not know it, and runs some of 2004 instead
+  /// (Debian 12's on Intel's Emerald Rapids: a quarter of the speed). Products change in their last bits.
+  bool blas_kernels = true;
   /// Primitives that oneDNN keeps compiled, 0 to 1,048,576. 0: 4096, or as it is where memory is short or the
   /// environment's ONEDNN_PRIMITIVE_CACHE_CAPACITY tells.
   int primitive_cache = 0;
@@ -60,10 +63,10 @@ class [[nodiscard]] AppliedPlan {
   const ThreadPlan& plan() const { return plan_; }
   /// Leaves everything as it is for good.
   void keep();
-  /// Puts back, the last first, what apply() changed: counts of threads, OpenMP's spinning, oneDNN's settings, masks,
-  /// denormals, niceness and scheduling. The inter-op pool can be sized once in a process and stays. Plans in force end
-  /// in the reverse of their order. Same thread as apply(). What the system refuses is told on stderr: without
-  /// CAP_SYS_NICE niceness cannot be lowered again.
+  /// Puts back, the last first, what apply() changed: counts of threads, BLAS's kernels, OpenMP's spinning, oneDNN's
+  /// settings, masks, denormals, niceness and scheduling. The inter-op pool can be sized once in a process and stays.
+  /// Plans in force end in the reverse of their order. Same thread as apply(). What the system refuses is told on
+  /// stderr: without CAP_SYS_NICE niceness cannot be lowered again.
   void restore();
 
  private:
@@ -95,10 +98,10 @@ class ThreadingOptimizer {
   DataLoaderConfig data_loader_config(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t sample_bytes = 0,
                                       std::int64_t worker_bytes = 0) const;
 
-  /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, shortens the spinning of libgomp's idle threads,
-  /// sets oneDNN's primitive cache, binds threads where the plan has CPUs for them, sets what else the options ask for,
-  /// and reads everything back. What cannot be set (the inter-op pool once it runs) is told in the result and is no
-  /// error. Errors: c10::Error for a plan with a count or CPU outside its range.
+  /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, and BLAS's kernels, shortens the spinning of
+  /// libgomp's idle threads, sets oneDNN's primitive cache, binds threads where the plan has CPUs for them, sets what
+  /// else the options ask for, and reads everything back. What cannot be set (the inter-op pool once it runs) is told
+  /// in the result and is no error. Errors: c10::Error for a plan with a count or CPU outside its range.
   AppliedPlan apply(const ThreadPlan& plan) const;
 
  private:

@@ -121,6 +121,10 @@ PlanInputs read_inputs(const Options& options) {
   if (options.memory) inputs.memory = threading::MemoryRoom{static_cast<std::uint64_t>(*options.memory), "--memory"};
   inputs.variables = threading::read_thread_variables();
   inputs.blas = threading::blas_library();
+  if (!described) {
+    inputs.blas_kernels = threading::blas_kernels();
+    inputs.features = threading::cpu_features();
+  }
   inputs.workload.dataset_size = static_cast<std::uint64_t>(options.dataset_size);
   inputs.workload.batch_size = static_cast<std::uint64_t>(options.batch_size);
   inputs.workload.sample_bytes = static_cast<std::uint64_t>(options.sample_bytes);
@@ -159,6 +163,7 @@ ordered_json to_json(const PlanInputs& inputs, const ThreadPlan& plan) {
           {"intra_op", plan.intra_op},
           {"inter_op", plan.inter_op},
           {"blas", plan.blas},
+          {"blas_kernels", plan.blas_kernels},
           {"training", plan.training},
           {"dataloader", plan.dataloader},
           {"dataloader_limit", plan.dataloader_limit},

@@ -18,6 +18,7 @@ struct Blas {
   BlasLibrary library = BlasLibrary::kNone;
   int (*get)() = nullptr;
   void (*set)(int) = nullptr;
+  void* handle = nullptr;
 };
 
 /// What openblas_get_parallel() returns for the build with pthreads.
@@ -25,6 +26,7 @@ constexpr int kOpenBlasPthreads = 1;
 
 Blas look_in(void* handle) {
   Blas blas;
+  blas.handle = handle;
   blas.get = reinterpret_cast<int (*)()>(dlsym(handle, "openblas_get_num_threads"));
   blas.set = reinterpret_cast<void (*)(int)>(dlsym(handle, "openblas_set_num_threads"));
   if (blas.get && blas.set) {
@@ -88,6 +90,10 @@ bool set_unless_refused(int count) {
 }  // namespace
 
 BlasLibrary blas_library() { return blas().library; }
+
+void* blas_symbol(const char* name) {
+  return blas().library == BlasLibrary::kNone ? nullptr : dlsym(blas().handle, name);
+}
 
 const char* blas_library_name(BlasLibrary library) {
   switch (library) {

@@ -21,6 +21,9 @@ enum class BlasLibrary {
 BlasLibrary blas_library();
 const char* blas_library_name(BlasLibrary library);
 
+/// A symbol of that library; null without it.
+void* blas_symbol(const char* name);
+
 /// The number of threads that BLAS uses; empty without a library that tells.
 std::optional<int> blas_num_threads();
 

@@ -8,8 +8,8 @@ namespace {
 
 constexpr size_t kRoundsBeforeGivingUp = 3;
 constexpr double kHopeless = 0.9;
-/// That a calibration takes chance for a gain.
-constexpr double kChance = 0.05;
+/// That a candidate's luck is taken for a gain.
+constexpr double kChance = 0.02;
 
 /// The value a share of the way from the least to the most, between neighbours in proportion.
 double quantile(const std::vector<double>& sorted, double share) {
@@ -104,9 +104,8 @@ std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain)
     if (rounds.candidates[candidate].size() < count) continue;
     const std::vector<double> gains = gains_of(rounds, candidate);
     const auto faster = static_cast<size_t>(std::count_if(gains.begin(), gains.end(), [](double g) { return g > 1; }));
-    const double chance = chance_of(count, faster) * static_cast<double>(rounds.candidates.size());
     const double gain = gain_of(rounds, candidate).median;
-    if (gain <= threshold || chance >= kChance) continue;
+    if (gain <= threshold || chance_of(count, faster) >= kChance) continue;
     if (!best || gain > gain_of(rounds, *best).median) best = candidate;
   }
   return best;

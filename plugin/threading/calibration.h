@@ -7,7 +7,7 @@
 
 namespace torchfeed::threading {
 
-/// With fewer rounds than these nothing is decided, and with many candidates it takes some more.
+/// With fewer rounds than these nothing is decided.
 inline constexpr size_t kLeastRounds = 7;
 
 /// What rounds of measuring gave: in each, the default twice and then the candidates, so that whatever else the machine
@@ -46,9 +46,8 @@ double noise_of(const CalibrationRounds& rounds);
 
 /// The candidate with the largest median gain, of those that were measured in all rounds, kLeastRounds at least, and
 ///   - gain more than `least_gain` and more than the noise in the median, and
-///   - are faster in so many rounds that among as many candidates without any gain, one would be by chance in fewer
-///   than
-///     one of 20 calibrations (a sign test over the rounds, with Bonferroni's correction).
+///   - are faster in so many rounds that luck would not give it once in 50 (a sign test over the rounds: 7 of 7, 11 of
+///     13, 20 of 27).
 /// None: the default stays. A pure function.
 std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain);
 

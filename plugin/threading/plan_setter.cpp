@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 #include <sched.h>
+#include <torchfeed/plugin/threading/blas_kernels.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/denormals.h>
@@ -76,6 +77,18 @@ void PlanSetter::set_blas() {
   plan_.blas = blas_num_threads().value_or(0);
   if (plan_.blas != wanted)
     say(stays("blas", plan_.blas, wanted, blas_library_name(blas_library()) + std::string(" kept its number")));
+}
+
+void PlanSetter::set_blas_kernels() {
+  const std::string wanted = plan_.blas_kernels;
+  const std::string before = blas_kernels();
+  if (wanted.empty() || wanted == before) return;
+  if (threading::set_blas_kernels(wanted)) {
+    undo_.push_back([before] { threading::set_blas_kernels(before); });
+    return;
+  }
+  plan_.blas_kernels.clear();
+  say("blas_kernels stay as they are, not " + wanted + ": this BLAS library did not take them");
 }
 
 void PlanSetter::shorten_spinning() {

@@ -23,6 +23,8 @@ class PlanSetter {
   /// Cannot be undone: LibTorch sizes this pool once, and the plan says so.
   void set_inter_op();
   void set_blas();
+  /// To the plan's, if it names some.
+  void set_blas_kernels();
   void shorten_spinning();
   void set_primitive_cache();
   /// Binds the process's threads to the plan's trainer_cpus, if it has some.

@@ -347,6 +347,19 @@ Decision decide_primitive_cache(const PlanInputs& inputs) {
   return {kPrimitiveCache, "oneDNN keeps the primitives of batches of more shapes than by itself"};
 }
 
+void choose_kernels(const PlanInputs& inputs, ThreadPlan& plan) {
+  const std::string better = better_blas_kernels(inputs.blas_kernels, inputs.features);
+  if (better.empty()) return;
+  const std::string current = "OpenBLAS runs its kernels for " + inputs.blas_kernels + ", without AVX";
+  if (!inputs.variables.blas_kernels.empty()) {
+    plan.reasons.push_back(current + ", as the environment's OPENBLAS_CORETYPE=" + inputs.variables.blas_kernels +
+                           " tells");
+    return;
+  }
+  plan.blas_kernels = better;
+  plan.reasons.push_back("blas_kernels = " + better + ": " + current + ", as it does not know this processor");
+}
+
 }  // namespace
 }  // namespace threading
 
@@ -380,6 +393,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
   decide("intra_op", plan.intra_op, intra_op);
   decide("inter_op", plan.inter_op, decide_inter_op(inputs, budget.compute, intra_op.value));
   decide("blas", plan.blas, decide_blas(inputs, intra_op.value));
+  choose_kernels(inputs, plan);
   decide("training", plan.training,
          {intra_op.value, division.divided ? "intra_op, on cores apart from the loader's" : "as many as intra_op"});
   decide("dataloader", plan.dataloader, dataloader);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <torchfeed/plugin/threading/blas_kernels.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cgroup_limits.h>
 #include <torchfeed/plugin/threading/thread_plan.h>
@@ -24,6 +25,9 @@ struct PlanInputs {
   std::optional<MemoryRoom> memory;
   ThreadVariables variables;
   BlasLibrary blas = BlasLibrary::kNone;
+  /// The kernels that BLAS runs, and those that the processor could: see better_blas_kernels().
+  std::string blas_kernels;
+  CpuFeatures features;
   Workload workload;
   /// The user's own numbers; 0: from the machine.
   int intra_op = 0;
@@ -46,6 +50,7 @@ struct PlanInputs {
 ///                  least is the trainer's; of a hybrid machine the efficiency cores), at most as many as the data are
 ///                  worth: 0 to 2 for small data, 4 where nothing is known, up to 16 for large data. Never more than
 ///                  fit into half of the free memory.
+///   blas_kernels   those of better_blas_kernels(), but where OPENBLAS_CORETYPE tells
 ///   preprocessing  the cores but the reserved one, as many as fit into half of the free memory
 ///   inference      the option or variable as for intra_op, else the compute cores of the largest NUMA node
 ///

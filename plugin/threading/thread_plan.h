@@ -48,6 +48,8 @@ struct ThreadPlan {
   /// The CPUs that the trainer's threads and the loader's workers are bound to. Empty: not bound.
   std::vector<int> trainer_cpus;
   std::vector<int> dataloader_cpus;
+  /// The processor whose kernels OpenBLAS is to run, by its names, where it does not know this one. Empty: as it is.
+  std::string blas_kernels;
   /// Whether OpenMP's idle threads sleep at once instead of spinning on cores that BLAS and workers could use.
   bool short_spinning = true;
   /// Primitives that oneDNN keeps compiled; 0: as many as it does by itself.

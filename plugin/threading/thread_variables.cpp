@@ -54,6 +54,7 @@ ThreadVariables read_thread_variables(const std::function<const char*(const char
     }
     if (std::string_view(name) == "OMP_PROC_BIND" && *value != '\0') break;  // goes before the others
   }
+  if (const char* kernels = text("OPENBLAS_CORETYPE")) variables.blas_kernels = kernels;
   for (const char* name : {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"}) {
     const char* value = text(name);
     if (value != nullptr && *value != '\0' && variables.primitive_cache.empty())

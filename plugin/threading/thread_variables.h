@@ -19,6 +19,8 @@ struct ThreadVariables {
   std::optional<int> omp_thread_limit;
   /// The first variable that binds OpenMP's threads to CPUs, e.g. "OMP_PROC_BIND=close"; empty without one.
   std::string binding;
+  /// Whose kernels OpenBLAS is to run (OPENBLAS_CORETYPE); empty without.
+  std::string blas_kernels;
   /// The variable that sizes oneDNN's primitive cache, with its value; empty without one.
   std::string primitive_cache;
   std::vector<std::string> notes;
@@ -26,7 +28,7 @@ struct ThreadVariables {
 
 /// Reads OMP_NUM_THREADS (of a list for nested regions, the first), MKL_NUM_THREADS, OPENBLAS_NUM_THREADS and
 /// OMP_THREAD_LIMIT, and what binds: OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY, KMP_AFFINITY and KMP_HW_SUBSET;
-/// and ONEDNN_PRIMITIVE_CACHE_CAPACITY (DNNL_PRIMITIVE_CACHE_CAPACITY).
+/// OPENBLAS_CORETYPE; and ONEDNN_PRIMITIVE_CACHE_CAPACITY (DNNL_PRIMITIVE_CACHE_CAPACITY).
 /// `get` stands in for getenv.
 ThreadVariables read_thread_variables(const std::function<const char*(const char*)>& get = {});
 
