@@ -12,6 +12,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <iterator>
@@ -26,17 +27,23 @@ namespace torchfeed {
 
 /// Options of `parallel_map`. Values out of range raise c10::Error with what was expected and got.
 struct ParallelOptions {
-  /// Workers at most: -1 to 1024. -1: one for each core that the threading plan has for preprocessing. 0 and 1: the
-  /// calling thread does it all. Never more than there are chunks to do. Default: -1.
+  /// Workers at most: -1 to 1024. -1: as many as the threading plan has for preprocessing, the one that is in force
+  /// (optimize_system_for_training()) or else the process's first for its CPUs. 0: the calling thread does it all.
+  /// Never more than there are chunks to do; instead of one worker thread the calling thread does it. Default: -1.
   std::int64_t max_workers = -1;
   /// Whether workers are processes, forked for this call (for functions that compute, or crash), or threads (for
-  /// functions that wait, or share memory). Default: threads.
+  /// functions that wait, or share memory). With true and max_workers other than 0 the calling process does not even a
+  /// single item itself, unless it is a worker. Default: threads.
   bool use_processes = false;
   /// Whether to tell on stderr how far it is: a bar on a terminal, a line now and then elsewhere. Default: false.
   bool show_progress = false;
   /// Items that a worker is asked for at once; 0 and above. 0: as many as take some milliseconds, as measured; fewer
   /// towards the end. Default: 0.
   std::int64_t chunk_size = 0;
+  /// Most bytes of shared memory that results on their way from worker processes may take together, at least 1 MiB.
+  /// Workers wait where others' results have it; a chunk whose results alone are larger is an error. 0: half of the
+  /// memory that machine and cgroup have available. Default: 0.
+  std::size_t shared_memory_budget = 0;
 };
 
 namespace detail {
@@ -64,8 +71,11 @@ class ParallelRun {
   loader::BatchId id(std::size_t item) const noexcept { return {seed_, 0, item}; }
   loader::Workplace place() const noexcept { return place_; }
 
-  /// A chunk's first `made` items are done. `seconds`: of workers' time, in all so far.
-  void done(const loader::ItemRange& asked, std::size_t made, double seconds);
+  /// The loader has been made, and has so much shared memory.
+  void started(std::uint64_t budget_bytes) noexcept;
+
+  /// A chunk's first `made` items are done. `stats`: the loader's.
+  void done(const loader::ItemRange& asked, std::size_t made, const LoaderStats& stats);
   /// An item is done by the calling thread.
   void done_one();
   /// Throws what the loader has said of its workers, and which items are lost.
@@ -77,11 +87,13 @@ class ParallelRun {
   bool processes_;
   std::uint64_t seed_;
   loader::Workplace place_;
+  std::size_t budget_;
   loader::ChunkPlan plan_;
-  double seconds_ = 0;
+  double seconds_ = 0;       // of the stats that came last
+  std::uint64_t bytes_ = 0;  // of the same
   std::optional<ProgressBar> progress_;
   std::unique_ptr<loader::ItemBoard> board_;
-  std::shared_ptr<Compute> compute_;
+  std::unique_ptr<Compute> compute_;
 };
 
 /// Any range's items by number, to be read by any thread, each at most once: in place if the range lets go back to
@@ -132,7 +144,8 @@ class ItemsByNumber {
  private:
   std::conditional_t<
       kInPlace, Iterator,
-      std::conditional_t<kByIterator, std::vector<Iterator>, std::vector<std::ranges::range_value_t<Items>>>>
+      // A deque, as a vector of bool has no values of its own to give.
+      std::conditional_t<kByIterator, std::vector<Iterator>, std::deque<std::ranges::range_value_t<Items>>>>
       places_{};
   std::size_t size_ = 0;
 };
@@ -184,15 +197,13 @@ std::vector<Result> map_by_workers(const loader::ItemFunction<Result>& function,
     // Goes before the loader does, which waits for workers.
     const auto cancel = [](ParallelRun* all) { all->cancel(); };
     const std::unique_ptr<ParallelRun, decltype(cancel)> canceller(&run, cancel);
-    // Again where workers gave back items when there was nothing else left to ask for.
-    while (!run.plan().finished() && !error) {
-      for (auto& chunk : *loader) {
-        if ((error = std::move(chunk.error))) {
-          break;
-        }
-        run.done(chunk.asked, chunk.results.size(), loader->stats().produce_seconds);
-        chunks.push_back(std::move(chunk));
+    run.started(loader->options().shared_memory_budget);
+    for (auto& chunk : *loader) {
+      if ((error = std::move(chunk.error))) {
+        break;
       }
+      run.done(chunk.asked, chunk.results.size(), loader->stats());
+      chunks.push_back(std::move(chunk));
     }
   } catch (const WorkerError& lost) {
     run.throw_lost(lost);
@@ -215,9 +226,13 @@ std::vector<Result> map_by_workers(const loader::ItemFunction<Result>& function,
 /// which have to bear that; worker processes have them as they were at the call, so that only what `fn` returns comes
 /// back. Results travel between processes as a DataLoader's batches do, by BatchCodec; between threads they are moved.
 ///
-/// Workers compute with one thread each (ATen, OpenMP, BLAS). In `fn`, `generator()` gives the same numbers for an item
-/// whatever the options; torch's default generator does so in processes and in the calling thread. A parallel_map
-/// within a worker's `fn`, or in a DataLoader's worker, runs in that worker alone.
+/// Results from processes are the caller's own memory: nothing of the call is left when it returns.
+///
+/// Workers compute with one thread each (ATen, OpenMP, BLAS); where BLAS has a pool for the whole process, other
+/// threads' products run on one thread too until the call ends. Workers may run on all CPUs that the process was given:
+/// under a plan that binds threads, on the trainer's and the loader's. In `fn`, `generator()` gives the same numbers
+/// for an item whatever the options; torch's default generator does so in processes and in the calling thread. A
+/// parallel_map within a worker's `fn`, or in a DataLoader's worker, runs in that worker alone.
 ///
 /// The first error ends it: what others have begun is done, nothing more is begun (a worker process that takes longer
 /// than 0.2 s for it is killed).
@@ -227,10 +242,16 @@ std::vector<Result> map_by_workers(const loader::ItemFunction<Result>& function,
 ///   std::rethrow_if_nested.
 /// - A worker process that dies is a WorkerError: it tells the item, signal() and, as indices(), the items that have no
 ///   result. No item is begun twice.
-/// - c10::Error: options out of range; results without a BatchCodec and use_processes; results that do not fit into
-///   shared memory (half of what the system has). std::system_error: no threads or processes to be had.
+/// - WorkerError, too, where no worker process is left, as the system refused to fork any, or all were killed between
+///   items, or their fork server was: "torchfeed: parallel_map: no worker is left ...".
+/// - c10::Error: options out of range; results without a BatchCodec and use_processes; results that cannot be sent, or
+///   are larger than shared_memory_budget. std::system_error: no threads, no shared memory, no fork server to be had.
+/// - An item that does not come back is waited for, and so is a worker process that somebody has stopped (SIGSTOP):
+///   there is no time-out.
 ///
 /// May be called by several threads at once, and while no other thread holds a lock that `fn` needs if use_processes.
+/// Torch's default generator is one for all of them: the state that it had is put back when the last call that runs in
+/// its calling thread ends, but what `fn` draws from it meanwhile is not the same each time. generator() is.
 template <typename Fn, std::ranges::input_range Items>
 requires std::invocable<Fn&, std::ranges::range_reference_t<Items>>
 auto parallel_map(Fn&& fn, Items&& items, const ParallelOptions& options = {}) {

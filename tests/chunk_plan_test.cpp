@@ -16,6 +16,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,6 +76,100 @@ TEST(ChunkPlan, AsksAgainForWhatWasGivenBack) {
   EXPECT_LT(sizes.size(), 3000U);
 }
 
+/// So many workers do all of it, two chunks asked for ahead for each of them, as a loader does: seconds until the last
+/// item is done.
+template <typename Cost>
+double seconds_by_workers(ChunkPlan& plan, std::size_t workers, std::vector<int>& done, Cost cost) {
+  struct Chunk {
+    ItemRange asked;
+    std::size_t end = 0;  // of what was made
+    double began = 0;
+    double ended = 0;
+  };
+  const double patience = std::chrono::duration<double>(plan.patience()).count();
+  std::deque<ItemRange> waiting;
+  std::vector<std::optional<Chunk>> at(workers);
+  double now = 0;
+  for (;;) {
+    auto busy = static_cast<std::size_t>(std::count_if(at.begin(), at.end(), [](const auto& c) { return bool(c); }));
+    while (waiting.size() + busy < 2 * workers) {
+      const auto asked = plan.next();
+      if (!asked) break;
+      waiting.push_back(*asked);
+    }
+    for (auto& chunk : at) {
+      if (chunk || waiting.empty()) continue;
+      chunk = Chunk{waiting.front(), waiting.front().begin, now, now};
+      waiting.pop_front();
+      while (chunk->end < chunk->asked.end && chunk->ended - now < patience) {
+        chunk->ended += cost(chunk->end);
+        ++done[chunk->end++];
+      }
+    }
+    auto first = at.end();
+    for (auto chunk = at.begin(); chunk != at.end(); ++chunk) {
+      if (*chunk && (first == at.end() || (*chunk)->ended < (*first)->ended)) first = chunk;
+    }
+    if (first == at.end()) return now;
+    const Chunk ended = **first;
+    first->reset();
+    now = ended.ended;
+    plan.done(ended.asked, ended.end - ended.asked.begin, ended.ended - ended.began);
+  }
+}
+
+TEST(ChunkPlan, LetsWorkersEndTogetherWhenTheLastItemsAreTheDearOnes) {
+  // Cheap ones make chunks large; what is dear of the last ones is given back and asked for again at once.
+  for (const std::size_t workers : {2, 4, 16}) {
+    ChunkPlan plan(10000, workers, 0);
+    std::vector<int> done(10000);
+    const auto cost = [](std::size_t item) { return item < 9600 ? 1e-6 : 5e-3; };
+    const double seconds = seconds_by_workers(plan, workers, done, cost);
+    const double ideal = (9600 * 1e-6 + 400 * 5e-3) / static_cast<double>(workers);
+    EXPECT_THAT(done, ::testing::Each(1));
+    EXPECT_TRUE(plan.finished());
+    EXPECT_LT(seconds, ideal + 0.03) << workers << " workers: patience and an item at most";
+  }
+}
+
+TEST(ChunkPlan, AsksAtOnceForWhatIsGivenBackWhileASlowItemIsUnderWay) {
+  // Item 0 takes a second; the other worker does all the rest meanwhile, whatever it gives back.
+  ChunkPlan plan(1001, 2, 0);
+  std::vector<int> done(1001);
+  const double seconds =
+      seconds_by_workers(plan, 2, done, [](std::size_t item) { return item == 0 ? 1.0 : (item < 900 ? 1e-6 : 9e-3); });
+  EXPECT_THAT(done, ::testing::Each(1));
+  EXPECT_LT(seconds, 1.03);
+}
+
+TEST(ChunkPlan, SaysThatAllIsAskedForUntilSomethingIsGivenBack) {
+  ChunkPlan plan(2, 1, 2);
+  loader::ChunkSampler sampler(plan);
+  EXPECT_FALSE(sampler.ended());
+  const auto asked = plan.next();
+  EXPECT_TRUE(sampler.ended());
+  plan.done(*asked, 1, 1);
+  EXPECT_FALSE(sampler.ended());
+  EXPECT_EQ(plan.next()->begin, 1U);
+  EXPECT_TRUE(sampler.ended());
+}
+
+TEST(ChunkPlan, KeepsResultsWithinTheBytesThatAChunkMayHave) {
+  ChunkPlan plan(1000, 2, 0);
+  plan.set_most_bytes(1000);
+  const auto first = plan.next();
+  plan.done(*first, 1, 1e-9, 300);
+  EXPECT_EQ(plan.next()->size(), 3U);
+  plan.done({1, 4}, 3, 1e-9, 3);
+  EXPECT_EQ(plan.next()->size(), 3U) << "by the largest";
+}
+
+TEST(ItemRange, IsNamedInMessages) {
+  EXPECT_EQ((ItemRange{7, 8}.text()), "item 7");
+  EXPECT_EQ((ItemRange{5, 10}.text()), "items 5 to 9");
+  EXPECT_EQ((ItemRange{5, 5}.text()), "no items");
+}
+
 TEST(ChunkPlan, IsNotFinishedWhileSomethingIsAskedFor) {
   ChunkPlan plan(2, 2, 0);
   const auto first = plan.next();
@@ -97,6 +193,11 @@ TEST(ProgressBar, SaysHowMuchHowFastAndHowLong) {
   EXPECT_EQ(ProgressBar::text(0, 1000, 2.5), "[............] 0/1000 items   0 %  0.00 items/s");
   EXPECT_EQ(ProgressBar::text(1, 100, 10), "[............] 1/100 items   1 %  0.10 items/s  16:30 min left");
   EXPECT_EQ(ProgressBar::text(1, 1000, 60), "[............] 1/1000 items   0 %  0.02 items/s  16:39 h left");
+}
+
+TEST(ProgressBar, TakesMoreThanAllForAll) {
+  EXPECT_EQ(ProgressBar::text(5, 4, 1), "[############] 4/4 items 100 %  4.00 items/s  0.0 s left");
+  EXPECT_EQ(ProgressBar::text(1, 0, 1), "[############] 0/0 items 100 %  0.00 items/s");
 }
 
 TEST(ProgressBar, WritesPlainLinesNowAndThenWhereThereIsNoTerminal) {

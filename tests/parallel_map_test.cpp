@@ -28,13 +28,42 @@
 #include <vector>
 
 namespace torchfeed {
+
+/// A type that its user sends in a way of its own where there are many.
+struct Tick {
+  int price = 0;
+};
+
+template <>
+struct BatchCodec<Tick> {
+  static void encode(BatchWriter& writer, const Tick& tick) { writer.value(tick.price); }
+  static Tick decode(BatchReader& reader) { return {reader.value<int>()}; }
+};
+
+template <>
+struct BatchCodec<std::vector<Tick>> {
+  static void encode(BatchWriter& writer, const std::vector<Tick>& ticks) {
+    writer.value(static_cast<int>(ticks.size()));
+    for (const Tick& tick : ticks) {
+      writer.value(static_cast<std::int64_t>(tick.price));
+    }
+  }
+  static std::vector<Tick> decode(BatchReader& reader) {
+    std::vector<Tick> ticks(static_cast<std::size_t>(reader.value<int>()));
+    for (Tick& tick : ticks) {
+      tick.price = static_cast<int>(reader.value<std::int64_t>());
+    }
+    return ticks;
+  }
+};
+
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::SharedCounter;
 
-/// Who does it: 0 or 1 workers is the calling thread.
+/// Who does it: no worker, and one thread, is the calling thread.
 struct Manner {
   std::int64_t workers;
   bool processes;
@@ -88,6 +117,9 @@ TEST_P(ParallelMapBy, TakesAnyRange) {
   EXPECT_THAT(parallel_map(square, transformed, options()), ElementsAre(100, 400, 900));
   std::istringstream input("1 2 3");
   EXPECT_THAT(parallel_map(square, std::ranges::istream_view<int>(input), options()), expected);
+  std::istringstream bits("1 0 1");
+  EXPECT_THAT(parallel_map([](bool bit) { return !bit; }, std::ranges::istream_view<bool>(bits), options()),
+              ElementsAre(false, true, false));
 }
 
 TEST_P(ParallelMapBy, TakesAnythingThatCanBeCalled) {
@@ -213,6 +245,14 @@ TEST(ParallelMap, SendsMoveOnlyResultsThatHaveACodecFromProcesses) {
   }
 }
 
+TEST(ParallelMap, SendsEachResultByItsOwnCodecWhateverAVectorOfThemHas) {
+  const auto results =
+      parallel_map([](int i) { return Tick{i}; }, std::views::iota(0, 100), {.max_workers = 2, .use_processes = true});
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(results[static_cast<std::size_t>(i)].price, i);
+  }
+}
+
 TEST(ParallelMap, LetsTensorsFromProcessesLiveOn) {
   auto results = parallel_map([](int i) { return torch::full({1000}, i); }, std::views::iota(0, 50),
                               {.max_workers = 2, .use_processes = true});
@@ -238,10 +278,10 @@ TEST(ParallelMap, ComputesInWorkersAndNotInTheCaller) {
   }
 }
 
-TEST(ParallelMap, StartsNoWorkersForOneWorkerOrOneChunk) {
+TEST(ParallelMap, StartsNoThreadsForOneWorkerOrOneChunk) {
   const auto here = std::this_thread::get_id();
   for (const ParallelOptions& options : {ParallelOptions{.max_workers = 0}, ParallelOptions{.max_workers = 1},
-                                         ParallelOptions{.max_workers = 1, .use_processes = true},
+                                         ParallelOptions{.max_workers = 0, .use_processes = true},
                                          ParallelOptions{.max_workers = 4, .chunk_size = 10}}) {
     parallel_map(
         [&](int) {

@@ -21,11 +21,18 @@ std::vector<std::size_t> ItemRange::indices() const {
   return indices;
 }
 
+std::string ItemRange::text() const {
+  if (size() <= 1) {
+    return size() == 0 ? "no items" : "item " + std::to_string(begin);
+  }
+  return "items " + std::to_string(begin) + " to " + std::to_string(end - 1);
+}
+
 ChunkPlan::ChunkPlan(std::size_t items, std::size_t workers, std::size_t fixed_size)
     : items_(items), workers_(std::max<std::size_t>(workers, 1)), fixed_size_(fixed_size) {}
 
 std::optional<ItemRange> ChunkPlan::next() {
-  if (asked_ == items_ && returned_.empty()) {
+  if (all_asked()) {
     return std::nullopt;
   }
   const std::size_t size = next_size();
@@ -44,7 +51,7 @@ std::optional<ItemRange> ChunkPlan::next() {
   return range;
 }
 
-void ChunkPlan::done(const ItemRange& asked, std::size_t made, double seconds) {
+void ChunkPlan::done(const ItemRange& asked, std::size_t made, double seconds, std::uint64_t bytes) {
   made_ += made;
   if (made < asked.size()) {
     returned_.push_back({asked.begin + made, asked.end});
@@ -53,6 +60,8 @@ void ChunkPlan::done(const ItemRange& asked, std::size_t made, double seconds) {
   if (made > 0) {
     const double cost = seconds / static_cast<double>(made);
     item_seconds_ = item_seconds_ == 0 ? cost : (item_seconds_ + cost) / 2;
+    // The largest, as a chunk that does not fit into shared memory is an error.
+    item_bytes_ = std::max(item_bytes_, static_cast<double>(bytes) / static_cast<double>(made));
   }
 }
 
@@ -69,7 +78,7 @@ std::size_t ChunkPlan::next_size() const noexcept {
   }
   const std::size_t left = items_ - asked_ + given_back_;
   const std::size_t fair = std::max<std::size_t>(left / (kSharesLeft * workers_), 1);
-  const double paying = kChunkSeconds / item_seconds_;
+  const double paying = std::min(kChunkSeconds / item_seconds_, most_bytes_ / std::max(item_bytes_, 1.0));
   return paying < static_cast<double>(fair) ? std::max(static_cast<std::size_t>(paying), std::size_t{1}) : fair;
 }
 

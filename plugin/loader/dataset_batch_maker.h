@@ -49,8 +49,10 @@ class DatasetBatchMaker : public BatchMaker {
   virtual std::optional<typename BatchOf<Dataset>::Type> take_batch(std::uint32_t slot, Lease* lease) = 0;
 };
 
-/// Whether a dataset says that what it does must not be done again for a batch: then a worker's death, or a batch that
-/// finds no memory, is an error at once.
+/// Whether a dataset says that what it does must not be done again for a batch, as parallel_map's does. Then a worker's
+/// death is an error at once, a batch in a worker process waits there for memory, its tensors are copied out of their
+/// slot, empty_batch() is at::empty, and errors are told as the dataset tells them, without the batch (throw_unsent()
+/// where a batch cannot be written). For loaders that take results as they come, in_order(false).
 template <typename Dataset>
 inline constexpr bool kMakesOnce = requires {
   requires Dataset::kMakesOnce;

@@ -150,7 +150,9 @@ void Engine::wait_for_slot() {
     if (options_.timeout && Clock::now() - begin >= *options_.timeout) {
       throw_timeout(options_.timeout->count(), -1, 0, {});
     }
-    check_workers();
+    if (crew_is_lost()) {
+      throw_crew_lost();
+    }
     ring_.wait_for_result(std::nullopt, 0, kCrewCheck);
   }
   telemetry_.waited(begin, {});
@@ -209,14 +211,24 @@ std::optional<std::size_t> Engine::find_result() const noexcept {
   return std::nullopt;
 }
 
+/// A worker that waits for memory with a batch that it cannot make again gets what free slots hold.
+void Engine::lend_memory() noexcept {
+  auto& wanted = ring_.header().memory_wanted;
+  if (wanted.load(std::memory_order_relaxed) != 0 && wanted.exchange(0, std::memory_order_seq_cst) != 0) {
+    memory_.give_back_all();
+  }
+}
+
 /// Waits, until `deadline` if there is one, for a result to hand out: its position in in_flight_.
 std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline) {
+  lend_memory();
   post_held();
   if (const auto position = find_result()) {
     return *position;
   }
   std::optional<Clock::time_point> begin;
   for (;;) {
+    lend_memory();
     post_held();
     const std::size_t known = finished();  // before looking, so that none that comes after is taken for known
     if (const auto position = find_result()) {
@@ -234,9 +246,14 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
     if (deadline) {
       patience = std::min(patience, std::chrono::nanoseconds(*deadline - now));
     }
-    if (begin) {
-      check_workers();
-    } else {
+    if (begin && crew_is_lost()) {
+      // What the last of them died of was stored before it was told that none is left.
+      if (!find_result()) {
+        throw_crew_lost();
+      }
+      continue;
+    }
+    if (!begin) {
       begin = now;
     }
     // In order it is the front that is waited for, but others' results free workers for requests that are left.
@@ -394,13 +411,15 @@ void Engine::throw_timeout_of_next() const {
   throw_timeout(options_.timeout->count(), worker, ring_.slot(index).id.batch, maker_.indices(index));
 }
 
-void Engine::check_workers() const {
+/// Whether no worker is left and none will be. Acquire: what workers and server have stored before is seen after.
+bool Engine::crew_is_lost() const noexcept {
+  return ring_.header().broken.load(std::memory_order_acquire) != 0 || !crew_->alive();
+}
+
+void Engine::throw_crew_lost() const {
   const RingHeader& header = ring_.header();
-  const bool broken = header.broken.load(std::memory_order_acquire) != 0;
-  if (!broken && crew_->alive()) {
-    return;
-  }
-  const int error = broken ? header.broken_errno.load(std::memory_order_relaxed) : -1;
+  const bool server_died = header.broken.load(std::memory_order_acquire) == 0 && !crew_->alive();
+  const int error = server_died ? -1 : header.broken_errno.load(std::memory_order_relaxed);
   if (options_.auto_workers && error > 0) {
     throw WorkersLackResources(std::string("no worker can be forked: ") + std::strerror(error));
   }

@@ -129,8 +129,10 @@ class Engine {
   std::optional<std::uint32_t> newest_result(std::uint32_t index) const noexcept;
   void hold(std::uint32_t index) noexcept;
   void post_held() noexcept;
+  void lend_memory() noexcept;
   Lease* lease(std::uint32_t index);
-  void check_workers() const;
+  bool crew_is_lost() const noexcept;
+  [[noreturn]] void throw_crew_lost() const;
   [[noreturn]] void throw_timeout_of_next() const;
 
   const FullDataLoaderOptions options_;

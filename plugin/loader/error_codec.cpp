@@ -210,6 +210,14 @@ void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vect
   throw_text(record, place, batch, indices, /*nest=*/false);
 }
 
+void throw_told_error(const ErrorRecord& record, std::uint64_t batch, const std::vector<std::size_t>& indices) {
+  const auto kind = static_cast<ErrorKind>(record.kind);
+  if (kind == ErrorKind::kWorkerDied) {
+    throw_error(record, batch, indices);
+  }
+  throw_as(kind, std::string(record.text, record.text_bytes), record.worker, batch, indices, /*nest=*/false);
+}
+
 void throw_thread_error(std::exception_ptr error, int worker, std::uint64_t batch,
                         const std::vector<std::size_t>& indices) {
   try {
@@ -241,6 +249,8 @@ void throw_no_workers(int error, std::uint32_t restarts, int signal, std::uint64
     out << "the fork server died";
   } else if (error > 0) {
     out << "fork failed: " << std::strerror(error);
+  } else if (restarts == 0) {
+    out << "all of them have died";
   } else {
     out << restarts << " of them were replaced, as many as max_worker_restarts allows";
   }

@@ -17,6 +17,10 @@ void encode_current_exception(ErrorRecord& record, int worker) noexcept;
 /// else becomes a WorkerError. The text names worker, batch and indices.
 [[noreturn]] void throw_error(const ErrorRecord& record, std::uint64_t batch, const std::vector<std::size_t>& indices);
 
+/// The same, but the text of an exception that was thrown in a worker stands alone: it tells its place itself.
+[[noreturn]] void throw_told_error(const ErrorRecord& record, std::uint64_t batch,
+                                   const std::vector<std::size_t>& indices);
+
 /// Throws an exception that was thrown elsewhere, of the type that throw_error would give it, with `place` before its
 /// text. `nest`: in a catch block; the exception at hand is nested in it (std::rethrow_if_nested).
 [[noreturn]] void throw_text(const ErrorRecord& record, const std::string& place, std::uint64_t batch,

@@ -22,6 +22,7 @@ struct ItemChunk {
   ItemRange asked;
   std::vector<Result> results;
   std::unique_ptr<ItemError> error;  ///< of the item behind the results, if it threw
+  mutable std::size_t written = 0;   ///< results that its codec has written
 };
 
 /// A user's function of one item, by the item's number; a reference to it.
@@ -55,7 +56,8 @@ class ItemDataset {
 
   ItemChunk<Result> get_batch(ItemRange range) {
     using Clock = std::chrono::steady_clock;
-    ItemChunk<Result> chunk{range, {}, nullptr};
+    ItemChunk<Result> chunk;
+    chunk.asked = range;
     const int worker = worker_info()->id;
     const auto begin = Clock::now();
     for (std::size_t item = range.begin; item < range.end && !job_.board->cancelled(); ++item) {
@@ -66,6 +68,7 @@ class ItemDataset {
         chunk.results.push_back(function_(item));
       } catch (...) {
         chunk.error = current_item_error(item, worker);
+        job_.board->cancel();  // at once, and not only when the caller has seen it
         break;
       }
       if (Clock::now() - begin >= job_.patience) {
@@ -74,6 +77,12 @@ class ItemDataset {
     }
     job_.board->set_item(worker, ItemBoard::kNoItem);
     return chunk;
+  }
+
+  /// In a catch block, when a chunk cannot be sent: throws the exception at hand with the item whose result it was.
+  [[noreturn]] static void throw_unsent(const ItemChunk<Result>& chunk, int worker) {
+    const ItemRange made{chunk.asked.begin, chunk.asked.begin + chunk.results.size()};
+    throw_unsent_items(made, made.begin + chunk.written, worker);
   }
 
  private:
@@ -90,12 +99,14 @@ struct torchfeed::BatchCodec<torchfeed::loader::ItemChunk<Result>> {
   static void encode(BatchWriter& writer, const Chunk& chunk) {
     BatchCodec<loader::ItemRange>::encode(writer, chunk.asked);
     BatchCodec<std::unique_ptr<loader::ItemError>>::encode(writer, chunk.error);
+    chunk.written = 0;
     if constexpr (kInOnePiece) {
       BatchCodec<std::vector<Result>>::encode(writer, chunk.results);
+      chunk.written = chunk.results.size();
     } else {
       writer.value<std::uint64_t>(chunk.results.size());
-      for (std::size_t i = 0; i < chunk.results.size(); ++i) {
-        encode_result(writer, chunk, i);
+      for (; chunk.written < chunk.results.size(); ++chunk.written) {
+        BatchCodec<Result>::encode(writer, chunk.results[chunk.written]);
       }
     }
   }
@@ -104,19 +115,19 @@ struct torchfeed::BatchCodec<torchfeed::loader::ItemChunk<Result>> {
     Chunk chunk;
     chunk.asked = BatchCodec<loader::ItemRange>::decode(reader);
     chunk.error = BatchCodec<std::unique_ptr<loader::ItemError>>::decode(reader);
-    chunk.results = BatchCodec<std::vector<Result>>::decode(reader);
+    if constexpr (kInOnePiece) {
+      chunk.results = BatchCodec<std::vector<Result>>::decode(reader);
+    } else {
+      const auto size = static_cast<std::size_t>(reader.value<std::uint64_t>());
+      chunk.results.reserve(size);
+      for (std::size_t i = 0; i < size; ++i) {
+        chunk.results.push_back(BatchCodec<Result>::decode(reader));
+      }
+    }
     return chunk;
   }
 
  private:
+  // Else one by one, whatever codec a vector of them may have: it is an item's result that can or cannot be sent.
   static constexpr bool kInOnePiece = requires { requires BatchCodec<std::vector<Result>>::kInOnePiece; };
-
-  /// An item's result that cannot be sent is that item's error.
-  static void encode_result(BatchWriter& writer, const Chunk& chunk, std::size_t index) {
-    try {
-      BatchCodec<Result>::encode(writer, chunk.results[index]);
-    } catch (...) {
-      loader::throw_item_error(*loader::current_item_error(chunk.asked.begin + index, worker_info()->id));
-    }
-  }
 };

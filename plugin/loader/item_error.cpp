@@ -13,6 +13,13 @@ std::unique_ptr<ItemError> current_item_error(std::size_t item, int worker) {
   return error;
 }
 
+void throw_unsent_items(const ItemRange& made, std::size_t item, int worker) {
+  ErrorRecord record{};
+  encode_current_exception(record, worker);
+  const ItemRange unsent = item < made.end ? ItemRange{item, item + 1} : made;
+  throw_text(record, "parallel_map: " + unsent.text(), 0, {}, /*nest=*/false);
+}
+
 void throw_item_error(const ItemError& error) {
   const std::string place = "parallel_map: item " + std::to_string(error.item);
   if (!error.original) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <torchfeed/plugin/batch_codec.h>
+#include <torchfeed/plugin/loader/chunk_plan.h>
 #include <torchfeed/plugin/loader/slot_ring.h>
 
 #include <cstddef>
@@ -22,6 +23,10 @@ std::unique_ptr<ItemError> current_item_error(std::size_t item, int worker);
 /// Throws it, its type kept as a DataLoader's worker process does, with the item's number before its text. The original
 /// is nested in it, if this is its process.
 [[noreturn]] void throw_item_error(const ItemError& error);
+
+/// In a catch block: throws the exception at hand for `item` of those that were made, whose result could not be
+/// written; for all of them if it is their end.
+[[noreturn]] void throw_unsent_items(const ItemRange& made, std::size_t item, int worker);
 
 }  // namespace torchfeed::loader
 

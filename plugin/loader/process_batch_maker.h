@@ -5,6 +5,7 @@
 #include <torchfeed/plugin/loader/dataset_batch_maker.h>
 #include <torchfeed/plugin/loader/error_codec.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -29,13 +30,17 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     }
   }
 
-  void make(int /*worker*/, std::uint32_t index) override {
+  void make([[maybe_unused]] int worker, std::uint32_t index) override {
     Slot& slot = ring_.slot(index);
     BatchReader reader(ring_.payload(index), slot.request, nullptr);
     Request request = BatchCodec<Request>::decode(reader);
     if constexpr (kIsStream<Dataset, Request>) {
       shard_.catch_up(slot.id, {slot.position, batch_size_, slot.designated, workers_}, Workplace::kWorkerProcess);
       shard_.advance(samples_asked<Dataset>(request, batch_size_));
+    }
+    if constexpr (kMakesOnce<Dataset>) {
+      make_once(worker, index, std::move(request));
+      return;
     }
     SlotMemory memory(ring_, index);
     BatchArena arena(memory, slot.request.end);
@@ -49,7 +54,7 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
     ErrorRecord& error = ring_.slot(index).error;
     encode_current_exception(error, worker);
     if constexpr (kMakesOnce<Dataset>) {
-      error.bytes_wanted = 0;  // the engine would ask for the batch again
+      error.bytes_wanted = 0;  // else the engine would ask for the batch again
     }
   }
 
@@ -62,6 +67,9 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   }
 
   std::optional<Batch> take_batch(std::uint32_t index, Lease* lease) override {
+    if constexpr (kMakesOnce<Dataset>) {
+      lease = nullptr;
+    }
     BatchReader reader(ring_.payload(index), ring_.slot(index).result, lease);
     return unwrap_batch<Dataset>(BatchCodec<typename Dataset::BatchType>::decode(reader));
   }
@@ -73,6 +81,9 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
 
   [[noreturn]] void rethrow(std::uint32_t index) override {
     const Slot& slot = ring_.slot(index);
+    if constexpr (kMakesOnce<Dataset>) {
+      throw_told_error(slot.error, slot.id.batch, indices(index));
+    }
     throw_error(slot.error, slot.id.batch, indices(index));
   }
 
@@ -84,6 +95,38 @@ class ProcessBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   }
 
  private:
+  /// A batch that must not be made again waits until there is room for it, in this worker.
+  ///
+  /// That room comes: a worker that waits has given back all but its request's page, so those who wait do not wait for
+  /// each other. Memory is held by workers that are writing, which end or come to wait here too; by results, which the
+  /// trainer takes as they come (the loader is not in order) and copies, so that no slot is leased; and by free slots,
+  /// which the trainer empties when told. At last a batch has the budget for itself, and only one that is larger than
+  /// that is an error.
+  void make_once(int worker, std::uint32_t index, Request request) {
+    Slot& slot = ring_.slot(index);
+    // Without the arena: a batch is many results, and what each has in passing has to be freed with it.
+    const BatchScope scope(slot.id, nullptr, Workplace::kWorkerProcess);
+    const typename Dataset::BatchType batch = shard_.get_batch(std::move(request));
+    for (;;) {
+      std::uint64_t wanted = 0;
+      try {
+        SlotMemory memory(ring_, index);
+        BatchArena arena(memory, slot.request.end);
+        BatchWriter writer(arena);
+        BatchCodec<typename Dataset::BatchType>::encode(writer, batch);
+        slot.result = writer.finish();
+        return;
+      } catch (const NoMemoryLeft& error) {
+        wanted = error.bytes_wanted();
+      } catch (...) {
+        Dataset::throw_unsent(batch, worker);
+      }
+      // How much it takes in all is not known: twice as much each time, so that it is written again a few times only.
+      ring_.shrink(index, slot.request.end);
+      ring_.reserve_waiting(index, std::min(2 * wanted, ring_.most_bytes()));
+    }
+  }
+
   SlotRing& ring_;
   DatasetShard<Dataset, Request>& shard_;
   std::uint64_t batch_size_;

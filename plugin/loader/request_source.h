@@ -65,7 +65,9 @@ class RequestSource {
   void pop() noexcept { next_.reset(); }
 
   /// Whether the epoch has requests left, as far as is known.
-  bool has_more() const noexcept { return next_ || !saved_.empty() || !(exhausted_ || (kStream && shards_.ended())); }
+  bool has_more() const noexcept {
+    return next_ || !saved_.empty() || !(is_exhausted() || (kStream && shards_.ended()));
+  }
 
   StreamShards& shards() noexcept { return shards_; }
 
@@ -116,6 +118,15 @@ class RequestSource {
 
  private:
   static constexpr bool kStream = kIsStream<Dataset, RequestType>;
+
+  /// Whether the sampler has no more; one that kGoesOn tells so itself, by ended(), and may have more later.
+  bool is_exhausted() const noexcept {
+    if constexpr (requires { requires Sampler::kGoesOn; }) {
+      return sampler_.ended();
+    } else {
+      return exhausted_;
+    }
+  }
 
   /// Puts the sampler's next request into next_, but at the end of the epoch. Emplaces: a request need not be
   /// assignable.

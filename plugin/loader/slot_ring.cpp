@@ -1,15 +1,10 @@
 #include <torchfeed/plugin/loader/futex.h>
 #include <torchfeed/plugin/loader/slot_ring.h>
 
-#include <c10/util/Exception.h>
-
-#include <sched.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <limits>
 #include <new>
 #include <system_error>
@@ -26,17 +21,11 @@ constexpr std::uint64_t kNobody = 0;
 constexpr std::uint64_t kAnyTicket = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kMostReservedBytes = std::uint64_t{16} << 40;  // of 128 TiB of addresses
 constexpr std::uint64_t kSmallestSlotBytes = std::uint64_t{1} << 20;
-constexpr std::uint64_t kMostSlackBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kLargestPageBytes = 64 * 1024;  // of the systems that torchfeed runs on
 // A worker that nobody wakes looks again now and then, so that a lost wake costs time and no more.
 constexpr std::chrono::seconds kLongestSleep{1};
 
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t step) { return (value + step - 1) / step * step; }
-
-std::uint64_t page_bytes() {
-  static const auto bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  return bytes;
-}
 
 /// Bytes of addresses a slot: the whole budget, as any one batch may take it, unless limits stand against it.
 std::uint64_t slot_bytes_for(std::uint32_t slot_count, std::uint64_t budget_bytes, std::uint64_t control_bytes) {
@@ -80,11 +69,6 @@ std::unique_ptr<Segment> reserve_segment(std::uint64_t control_bytes, std::uint3
   }
 }
 
-template <typename... Parts>
-[[noreturn]] void throw_no_memory(std::uint64_t bytes_wanted, const Parts&... parts) {
-  throw NoMemoryLeft({__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)}, c10::str(parts...), bytes_wanted);
-}
-
 }  // namespace
 
 SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::uint32_t spins) {
@@ -107,86 +91,6 @@ SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::ui
   for (std::uint32_t i = 0; i < slot_count; ++i) {
     new (&words_[i]) std::atomic<std::uint64_t>(SlotWord{}.pack());
     new (&slots_[i]) Slot{};
-  }
-}
-
-std::uint64_t SlotRing::charged_bytes() const noexcept {
-  // A page of each slot is beside the budget: many requests that wait must not keep one large batch from being made.
-  const std::uint64_t page = page_bytes();
-  std::uint64_t sum = 0;
-  for (std::uint32_t i = 0; i < size(); ++i) {
-    const std::uint64_t charged = charged_bytes(i);
-    sum += charged - std::min(charged, page);
-  }
-  return sum;
-}
-
-/// Claims first and adds up then: two that do so at once may both see too much and refuse, and so both try again, but
-/// never do both see too little.
-bool SlotRing::charge(std::uint32_t index, std::uint64_t bytes) noexcept {
-  constexpr int kTries = 4;
-  Slot& slot = slots_[index];
-  const std::uint64_t before = slot.committed.load(std::memory_order_relaxed);
-  for (int i = 0; i < kTries; ++i) {
-    slot.charged.store(bytes, std::memory_order_seq_cst);
-    if (charged_bytes() <= header_->budget_bytes) {
-      return true;
-    }
-    slot.charged.store(before, std::memory_order_seq_cst);
-    for (std::uint32_t yields = 0; yields <= index % 8; ++yields) {
-      ::sched_yield();  // not all for the same time, so that one of two gets it
-    }
-  }
-  return false;
-}
-
-void SlotRing::reserve(std::uint32_t index, std::uint64_t bytes) {
-  Slot& slot = slots_[index];
-  const std::uint64_t committed = slot.committed.load(std::memory_order_relaxed);
-  if (bytes <= committed) {
-    return;
-  }
-  const std::uint64_t budget = header_->budget_bytes;
-  const std::uint64_t most = std::min(budget, header_->slot_bytes);
-  if (bytes > most) {
-    throw NeverFits({__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)},
-                    c10::str("torchfeed: a batch does not fit into shared memory: expected at most ", most,
-                             " bytes (shared_memory_budget is ", budget, "), got ", bytes, " bytes or more"));
-  }
-  // Some more than asked for, so that a batch that grows tensor by tensor asks the kernel a few times only.
-  const std::uint64_t page = page_bytes();
-  const std::uint64_t exact = round_up(bytes, page);
-  const std::uint64_t generous = committed + std::min(committed / 2, kMostSlackBytes);
-  std::uint64_t wanted = std::min(std::max(exact, round_up(generous, page)), header_->slot_bytes);
-  if (!charge(index, wanted)) {
-    wanted = exact;
-    if (!charge(index, wanted)) {
-      throw_no_memory(bytes, "torchfeed: shared memory is used up: expected at most ", budget,
-                      " bytes in all batches together (shared_memory_budget), got ",
-                      charged_bytes() + wanted - committed, " with a batch of ", bytes, " bytes or more");
-    }
-  }
-  const std::uint64_t offset = static_cast<std::uint64_t>(payload(index) - segment_->data());
-  if (const int error = segment_->commit(offset + committed, wanted - committed); error != 0) {
-    segment_->release(offset + committed, wanted - committed);
-    slot.charged.store(committed, std::memory_order_seq_cst);
-    throw_no_memory(bytes, "torchfeed: the system has no shared memory for a batch of ", bytes,
-                    " bytes or more, beside ", charged_bytes(), " bytes of others: ", std::strerror(error));
-  }
-  slot.committed.store(wanted, std::memory_order_relaxed);
-}
-
-void SlotRing::shrink(std::uint32_t index, std::uint64_t bytes) noexcept {
-  Slot& slot = slots_[index];
-  const std::uint64_t committed = slot.committed.load(std::memory_order_relaxed);
-  const std::uint64_t kept = std::min(round_up(bytes, page_bytes()), committed);
-  // A worker that died while the slot grew has left a charge, and pages, beyond what is committed.
-  const std::uint64_t had = std::max(committed, charged_bytes(index));
-  if (kept < had) {
-    // In this order, so that who looks in between sees too much, never too little.
-    slot.committed.store(kept, std::memory_order_relaxed);
-    segment_->release(static_cast<std::uint64_t>(payload(index) - segment_->data()) + kept, had - kept);
-    slot.charged.store(kept, std::memory_order_seq_cst);
   }
 }
 

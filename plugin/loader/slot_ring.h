@@ -4,6 +4,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -128,9 +129,10 @@ struct RingHeader {
   std::atomic<std::uint32_t> stop;
   std::atomic<std::uint32_t> spins;  ///< looks before sleeping; 0 where processes outnumber cores
 
-  // The trainer's wish, taken back by the worker that meets it.
+  // The trainer's wish, taken back by the worker that meets it; and a worker's, taken back by the trainer.
   alignas(64) std::atomic<std::uint64_t> awaited;
-  std::atomic<std::uint32_t> trainer_wake;  ///< futex
+  std::atomic<std::uint32_t> trainer_wake;   ///< futex
+  std::atomic<std::uint32_t> memory_wanted;  ///< a worker waits for memory, which free slots may have
 
   // Written by the fork server.
   alignas(64) std::atomic<std::uint32_t> alive_workers;
@@ -167,6 +169,15 @@ class SlotRing {
   /// The slot's owner: lets its memory grow to `bytes`. Throws NeverFits, with both sizes, if that is beyond the
   /// budget; NoMemoryLeft if the other slots' memory stands in the way, or the system has none.
   void reserve(std::uint32_t index, std::uint64_t bytes);
+
+  /// The slot's owner, a worker: the same, but waits while other slots' memory stands in the way, and has the trainer
+  /// give back what free slots hold. NoMemoryLeft only if the system has none while no other slot holds any, and when
+  /// the workers have to leave. For owners that hold no more than their request's page meanwhile, so that each of two
+  /// never waits for what the other holds.
+  void reserve_waiting(std::uint32_t index, std::uint64_t bytes);
+
+  /// Most bytes of one slot. Any process.
+  std::uint64_t most_bytes() const noexcept { return std::min(header_->budget_bytes, header_->slot_bytes); }
 
   /// Bytes of the budget that all slots hold. Any process.
   std::uint64_t charged_bytes() const noexcept;
@@ -230,6 +241,9 @@ class SlotRing {
  private:
   bool any_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket, std::size_t known) const noexcept;
   bool charge(std::uint32_t index, std::uint64_t bytes) noexcept;
+  int try_reserve(std::uint32_t index, std::uint64_t bytes) noexcept;
+  void check_fits(std::uint64_t bytes) const;
+  [[noreturn]] void throw_no_memory(std::uint32_t index, std::uint64_t bytes, int error) const;
   std::optional<std::uint32_t> claim(std::uint32_t worker) noexcept;
   void post_word(std::uint32_t index, std::uint64_t ticket) noexcept;
   bool has_posted() const noexcept;
