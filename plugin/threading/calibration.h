@@ -38,7 +38,7 @@ struct Gain {
 /// Of values that are not empty.
 Gain summarise(std::vector<double> values);
 
-/// In each of its rounds the default's mean over the candidate.
+/// In each of its rounds the default over the candidate: the default's first run in one round, its second in the next.
 Gain gain_of(const CalibrationRounds& rounds, size_t candidate);
 
 /// The distance from 1 of what the default gains over itself, in the median: what the machine gives for nothing.
@@ -47,8 +47,8 @@ double noise_of(const CalibrationRounds& rounds);
 /// The candidate with the largest median gain, of those that were measured in all rounds, kLeastRounds at least, and
 ///   - gain more than `least_gain` and more than the noise in the median, and
 ///   - are faster in so many rounds that among as many candidates without any gain, one would be by chance in fewer
-///   than
-///     one of 20 calibrations (a sign test over the rounds, with Bonferroni's correction).
+///     than one of 20 calibrations (a sign test over the rounds, with Bonferroni's correction). That holds whatever the
+///     noise is like, as each round compares one run with one.
 /// None: the default stays. A pure function.
 std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain);
 
