@@ -54,6 +54,7 @@ threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workloa
   inputs.workload = workload;
   inputs.intra_op = options.intra_op;
   inputs.inter_op = options.inter_op;
+  inputs.default_inter_op = static_cast<int>(at::get_num_interop_threads());
   inputs.primitive_cache = options.primitive_cache;
   inputs.pin = options.pin;
   return inputs;

@@ -27,7 +27,8 @@ struct ThreadingOptions {
   /// Threads inside an operator, 0 to 4096. 0: from the environment's OMP_NUM_THREADS or MKL_NUM_THREADS, else one for
   /// each physical core that the affinity mask and the CPU quota leave.
   int intra_op = 0;
-  /// Threads for operators beside each other, 0 to 4096. 0: as many as intra_op leaves room for.
+  /// Threads for operators beside each other (torch.jit.fork), 0 to 4096, which can be set once in a process. 0:
+  /// LibTorch's own number, about one a core.
   int inter_op = 0;
   /// Binds the trainer's threads to cores that the loader's workers leave alone, where there are 8 cores or more and
   /// the plan has workers. Not for a machine with a second such program on it: both would take the same cores.

@@ -45,6 +45,21 @@ TEST_F(CgroupLimitsTest, VersionTwoGivesQuotaOverPeriod) {
   EXPECT_EQ(quota->source, (root() / "sys/fs/cgroup/job/cpu.max").string());
 }
 
+TEST_F(CgroupLimitsTest, WhereTheKernelSlowsDownBeforeItEndsAProcessThatIsTheLimit) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/job");
+  write("sys/fs/cgroup/job/memory.current", "1000");
+  write("sys/fs/cgroup/job/memory.max", "max");
+  write("sys/fs/cgroup/job/memory.high", "4000");
+  ASSERT_TRUE(read_memory_room(root()));
+  EXPECT_EQ(read_memory_room(root())->bytes, 3000u);
+  EXPECT_EQ(read_memory_room(root())->source, (root() / "sys/fs/cgroup/job/memory.high").string());
+  write("sys/fs/cgroup/job/memory.max", "3000");
+  EXPECT_EQ(read_memory_room(root())->bytes, 2000u);
+  write("sys/fs/cgroup/job/memory.high", "max");
+  EXPECT_EQ(read_memory_room(root())->bytes, 2000u);
+}
+
 TEST_F(CgroupLimitsTest, MaxIsNoLimit) {
   mount_v2();
   write("proc/self/cgroup", "0::/job");

@@ -15,17 +15,20 @@
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <set>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace torchfeed {
@@ -136,17 +139,44 @@ TEST_F(PlanSetterDeathTest, AThreadThatWasBoundOnPurposeStaysThere) {
 }
 
 TEST_F(PlanSetterDeathTest, CpusThatTheMachineHasNotAreToldAndNothingIsBound) {
+  // The kernel refuses the first, and of the second it grants what there is.
+  const std::vector<std::vector<int>> kinds{{100'000}, {threading::available_cpus().back(), 100'000}};
   EXPECT_EXIT(
       {
         Findings findings;
         const std::vector<int> all = threading::thread_cpus();
         const ThreadingOptimizer optimizer(quiet());
         ThreadPlan plan = two_threads(optimizer);
-        plan.trainer_cpus = {100'000};
+        for (const std::vector<int>& cpus : kinds) {
+          plan.trainer_cpus = cpus;
+          const AppliedPlan applied = optimizer.apply(plan);
+          findings.expect(threads_on(all) == static_cast<int>(threading::process_threads().size()),
+                          "the masks are as they were");
+          findings.expect(applied.plan().trainer_cpus.empty(), "the plan says so");
+          findings.expect(has_reason(applied.plan(), "not bound: the system did not grant these CPUs"), "and why");
+        }
+        findings.expect(!threading::bind_current_thread({all.back(), 100'000}), "a thread neither");
+        findings.expect(threading::thread_cpus() == all, "its mask is as it was");
+        findings.finish(plan);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(PlanSetterDeathTest, CpusInAnyOrderAreBound) {
+  const std::vector<int> all = threading::available_cpus();
+  if (all.size() < 2) GTEST_SKIP() << "needs two CPUs";
+  const std::vector<int> unsorted{all[1], all[0], all[1]};
+  EXPECT_EXIT(
+      {
+        Findings findings;
+        const ThreadingOptimizer optimizer(quiet());
+        ThreadPlan plan = two_threads(optimizer);
+        plan.trainer_cpus = unsorted;
         const AppliedPlan applied = optimizer.apply(plan);
-        findings.expect(threading::thread_cpus() == all, "the mask is as it was");
-        findings.expect(applied.plan().trainer_cpus.empty(), "the plan says so");
-        findings.expect(has_reason(applied.plan(), "not bound: the system did not grant these CPUs"), "and why");
+        findings.expect(std::is_sorted(applied.plan().trainer_cpus.begin(), applied.plan().trainer_cpus.end()) &&
+                            applied.plan().trainer_cpus.size() == 2,
+                        "they are in order, each once");
+        findings.expect(threading::thread_cpus() == applied.plan().trainer_cpus, "they are bound");
         findings.finish(applied.plan());
       },
       ::testing::ExitedWithCode(0), "");
@@ -232,11 +262,78 @@ TEST_F(PlanSetterDeathTest, NicenessIsRaisedInEveryThreadWhenAsked) {
         AppliedPlan applied = optimizer.apply(two_threads(optimizer));
         for (const pid_t thread : threading::process_threads())
           findings.expect(getpriority(PRIO_PROCESS, static_cast<id_t>(thread)) == wanted, "a thread's niceness");
-        findings.expect(
-            has_reason(applied.plan(), "nice = " + std::to_string(wanted) + ": asked for, and read back in"),
-            "it is told");
+        findings.expect(has_reason(applied.plan(), "nice = " + std::to_string(wanted) + ": asked for and read back in"),
+                        "it is told");
         applied.restore();  // says on stderr where this user may not
         findings.expect(threading::niceness() == wanted - 2 || geteuid() != 0, "root can put it back");
+        findings.finish(applied.plan());
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+/// A thread that does to itself what it is given, and then waits for the end of the scope.
+class OtherThread {
+ public:
+  explicit OtherThread(std::function<void()> begin)
+      : thread_([this, begin = std::move(begin)] {
+          begin();
+          id_.set_value(gettid());
+          end_.get_future().wait();
+        }) {}
+  ~OtherThread() {
+    end_.set_value();
+    thread_.join();
+  }
+  pid_t id() { return known_ != 0 ? known_ : known_ = id_.get_future().get(); }
+
+ private:
+  std::promise<pid_t> id_;
+  std::promise<void> end_;
+  pid_t known_ = 0;
+  std::thread thread_;
+};
+
+TEST_F(PlanSetterDeathTest, AThreadThatHasANicenessOfItsOwnKeepsIt) {
+  EXPECT_EXIT(
+      {
+        Findings findings;
+        const int before = threading::niceness();
+        const int wanted = std::min(18, before + 2);
+        // One as nice as is asked for, and one nicer.
+        OtherThread alike([&] { setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), wanted); });
+        OtherThread nicer([&] { setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), wanted + 1); });
+        const auto niceness = [](pid_t thread) { return getpriority(PRIO_PROCESS, static_cast<id_t>(thread)); };
+        findings.expect(niceness(alike.id()) == wanted && niceness(nicer.id()) == wanted + 1, "they have their own");
+        const ThreadingOptimizer optimizer({.nice = wanted, .verbose = false});
+        AppliedPlan applied = optimizer.apply(two_threads(optimizer));
+        findings.expect(niceness(nicer.id()) == wanted + 1, "the nicer one keeps it");
+        findings.expect(has_reason(applied.plan(), "; 2 threads had another already"), "it is told");
+        applied.restore();
+        findings.expect(niceness(alike.id()) == wanted, "what was as nice before stays so");
+        findings.expect(niceness(nicer.id()) == wanted + 1, "the nicer one too");
+        findings.expect(threading::niceness() == before || geteuid() != 0, "root can put its own back");
+        findings.finish(applied.plan());
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(PlanSetterDeathTest, RealTimeSchedulingIsPutBackWithoutTheRightToItToo) {
+  EXPECT_EXIT(
+      {
+        Findings findings;
+        rlimit enough{};
+        enough.rlim_cur = enough.rlim_max = 10;
+        const bool allowed = ::setrlimit(RLIMIT_RTPRIO, &enough) == 0;
+        findings.expect(geteuid() != 0 || ::setresuid(65534, 65534, 65534) == 0, "rights are given up");
+        const ThreadingOptimizer optimizer({.real_time = RealTime{}, .verbose = false});
+        AppliedPlan applied = optimizer.apply(two_threads(optimizer));
+        if (!has_reason(applied.plan(), "SCHED_RR, priority 1, asked for and read back in")) {
+          findings.expect(!allowed || has_reason(applied.plan(), "was asked for, but refused"), "refused as a whole");
+          findings.finish(applied.plan());
+        }
+        applied.restore();
+        for (const pid_t thread : threading::process_threads())
+          findings.expect((sched_getscheduler(thread) & ~SCHED_RESET_ON_FORK) == SCHED_OTHER, "it is put back");
         findings.finish(applied.plan());
       },
       ::testing::ExitedWithCode(0), "");

@@ -37,7 +37,6 @@ TEST(ThreadPlanTest, TrainingGetsOneThreadPerPhysicalCoreNotPerHardwareThread) {
   const ThreadPlan plan = plan_threads(machine("pack:2 core:8 pu:2"));
   EXPECT_EQ(plan.intra_op, 16);
   EXPECT_EQ(plan.blas, 16);
-  EXPECT_EQ(plan.inter_op, 1);
   EXPECT_EQ(plan.dataloader, 4);
   EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 16: one thread for each of 16 physical cores (not their 32"));
 }
@@ -81,7 +80,6 @@ TEST(ThreadPlanTest, OmpNumThreadsWinsAndIsNamed) {
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_EQ(plan.intra_op, 3);
   EXPECT_EQ(plan.blas, 3);
-  EXPECT_EQ(plan.inter_op, 2);
   EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 3: the environment's OMP_NUM_THREADS"));
 }
 
@@ -126,6 +124,18 @@ TEST(ThreadPlanTest, AnOptionGoesBeforeTheEnvironmentAndSaysSo) {
   EXPECT_TRUE(has_reason(plan.reasons, "asked for by the option intra_op, which goes before OMP_NUM_THREADS=3"));
 }
 
+TEST(ThreadPlanTest, InterOpStaysLibTorchsOwnUnlessAsked) {
+  PlanInputs inputs = machine("core:8 pu:2");
+  EXPECT_EQ(plan_threads(inputs).inter_op, 8) << "of another machine, one for each core";
+  inputs.default_inter_op = 5;
+  EXPECT_EQ(plan_threads(inputs).inter_op, 5);
+  EXPECT_TRUE(has_reason(plan_threads(inputs).reasons, "inter_op = 5: LibTorch's own number"));
+  inputs.pin = true;
+  EXPECT_EQ(plan_threads(inputs).inter_op, 5);
+  inputs.inter_op = 3;
+  EXPECT_EQ(plan_threads(inputs).inter_op, 3);
+}
+
 TEST(ThreadPlanTest, AnEnvironmentAboveTheCoresIsFollowedAndTold) {
   PlanInputs inputs = machine("core:2 pu:1");
   inputs.variables = variables({{"OMP_NUM_THREADS", "16"}});
@@ -150,7 +160,7 @@ TEST(ThreadPlanTest, VariablesThatAreNoNumberOfThreadsAreLeftOutAndTold) {
 TEST(ThreadPlanTest, EveryNumberHasAReason) {
   const ThreadPlan plan = plan_threads(machine("pack:2 core:8 pu:2"));
   for (const char* text :
-       {"physical_cores = 16", "logical_cores = 32", "intra_op = 16: ", "inter_op = 1: ", "blas = 16: ",
+       {"physical_cores = 16", "logical_cores = 32", "intra_op = 16: ", "inter_op = 16: ", "blas = 16: ",
         "training = 16: ", "dataloader = 4: ", "dataloader_limit = 32: ", "preprocessing = 15: ", "inference = 16: ",
         "reserved = 1: ", "primitive_cache = 4096: ", "no thread is bound to a CPU: "})
     EXPECT_TRUE(has_reason(plan.reasons, text)) << text;
@@ -173,19 +183,36 @@ TEST(ThreadPlanTest, VariablesThatBindThreadsAreKnownFromThoseThatDoNot) {
   EXPECT_EQ(variables({}).binding, "");
 }
 
+/// The first cores are fast.
+PlanInputs hybrid_machine(int performance, int efficiency) {
+  PlanInputs inputs = machine("core:" + std::to_string(performance + efficiency) + " pu:1");
+  for (int core = performance; core < performance + efficiency; ++core)
+    inputs.topology.cores[static_cast<size_t>(core)].kind = CoreKind::kEfficiency;
+  return inputs;
+}
+
 TEST(ThreadPlanTest, OperatorsRunOnPerformanceCoresAndWorkersOnEfficiencyCores) {
+  const ThreadPlan plan = plan_threads(hybrid_machine(6, 4));
+  EXPECT_EQ(plan.performance_cores, 6);
+  EXPECT_EQ(plan.efficiency_cores, 4);
+  EXPECT_EQ(plan.intra_op, 6);
+  EXPECT_EQ(plan.dataloader, 3);
+  EXPECT_EQ(plan.preprocessing, 9);
+  EXPECT_EQ(plan.inference, 6);
+  EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 6: one thread for each of 6 performance cores"));
+}
+
+TEST(ThreadPlanTest, OperatorsRunOnAllCoresWhereEfficiencyCoresAreMany) {
   const torchfeed::testing::TempDir directory;
   PlanInputs inputs;
   inputs.topology = topology_from_xml(torchfeed::testing::write_hybrid_machine(directory));
-  const ThreadPlan plan = plan_threads(inputs);
-  EXPECT_EQ(plan.performance_cores, 2);
-  EXPECT_EQ(plan.efficiency_cores, 4);
-  EXPECT_EQ(plan.intra_op, 2);
-  EXPECT_EQ(plan.inter_op, 1);
-  EXPECT_EQ(plan.dataloader, 4);
-  EXPECT_EQ(plan.preprocessing, 6);
-  EXPECT_EQ(plan.inference, 2);
-  EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 2: one thread for each of 2 performance cores"));
+  EXPECT_EQ(plan_threads(inputs).performance_cores, 2);
+  EXPECT_EQ(plan_threads(inputs).efficiency_cores, 4);
+  EXPECT_EQ(plan_threads(inputs).intra_op, 6) << "six parts at an efficiency core's speed: 3.3 performance cores";
+  EXPECT_EQ(plan_threads(inputs).inference, 6);
+  EXPECT_EQ(plan_threads(hybrid_machine(2, 8)).intra_op, 10);
+  EXPECT_EQ(plan_threads(hybrid_machine(5, 4)).intra_op, 5) << "5 * 1.8 = 9 cores";
+  EXPECT_EQ(plan_threads(hybrid_machine(5, 5)).intra_op, 10);
 }
 
 TEST(ThreadPlanTest, EfficiencyCoresComputeWhereThereAreNoOthers) {
@@ -305,14 +332,43 @@ TEST(ThreadPlanTest, PinnedTrainerAndWorkersShareNoCoreAndLeaveOneToTheSystem) {
 }
 
 TEST(ThreadPlanTest, PinnedWorkersOfAHybridMachineLeaveTheTrainerEveryPerformanceCore) {
-  const torchfeed::testing::TempDir directory;
-  PlanInputs inputs = machine("core:8 pu:1");
-  for (int core = 3; core < 8; ++core) inputs.topology.cores[core].kind = CoreKind::kEfficiency;
+  PlanInputs inputs = hybrid_machine(5, 4);
   inputs.pin = true;
-  const ThreadPlan plan = plan_threads(inputs);
+  ThreadPlan plan = plan_threads(inputs);
+  EXPECT_EQ(plan.trainer_cpus, (std::vector<int>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(plan.dataloader_cpus, (std::vector<int>{5, 6, 7}));
+  EXPECT_EQ(plan.reserved, 1) << "core 8";
+  inputs = hybrid_machine(3, 5);
+  inputs.pin = true;
+  plan = plan_threads(inputs);
+  EXPECT_EQ(plan.intra_op, 3) << "of eight cores all would compute, of the five that workers leave the fast ones";
   EXPECT_EQ(plan.trainer_cpus, (std::vector<int>{0, 1, 2}));
-  EXPECT_EQ(plan.dataloader_cpus, (std::vector<int>{3, 4, 5, 6}));
-  EXPECT_EQ(plan.reserved, 1) << "core 7";
+  EXPECT_EQ(plan.dataloader_cpus, (std::vector<int>{5, 6}));
+}
+
+TEST(ThreadPlanTest, PinningWithoutAKnownLoaderGivesWorkersAQuarterOfTheCores) {
+  PlanInputs inputs = machine("core:8 pu:1");
+  inputs.pin = true;
+  EXPECT_EQ(plan_threads(inputs).dataloader, 2);
+  EXPECT_EQ(plan_threads(inputs).trainer_cpus.size(), 5u);
+  EXPECT_EQ(plan_threads(inputs).dataloader_cpus.size(), 2u);
+  EXPECT_TRUE(has_reason(plan_threads(inputs).reasons, "dataloader = 2: worker processes on a quarter of the cores"));
+}
+
+TEST(ThreadPlanTest, ThreadsThatTheUserAskedForAreNotBoundToFewerCores) {
+  PlanInputs inputs = machine("core:16 pu:1");
+  inputs.pin = true;
+  const auto asking = [&](const std::string& threads) {
+    inputs.variables = variables({{"OMP_NUM_THREADS", threads}});
+    return plan_threads(inputs);
+  };
+  EXPECT_EQ(asking("13").trainer_cpus.size(), 13u);
+  EXPECT_EQ(asking("13").dataloader_cpus.size(), 2u) << "what they and the system leave";
+  for (const char* threads : {"15", "16", "40"}) {
+    EXPECT_TRUE(asking(threads).trainer_cpus.empty()) << threads;
+    EXPECT_TRUE(has_reason(asking(threads).reasons, std::string("bound to a CPU: the ") + threads + " threads of"))
+        << threads;
+  }
 }
 
 TEST(ThreadPlanTest, AQuotaCountsAsTheCoresWhereCpusAreGivenOut) {
@@ -320,9 +376,9 @@ TEST(ThreadPlanTest, AQuotaCountsAsTheCoresWhereCpusAreGivenOut) {
   inputs.quota = CpuQuota{9.5, "x"};
   inputs.pin = true;
   const ThreadPlan plan = plan_threads(inputs);
-  EXPECT_EQ(plan.intra_op, 5);
-  EXPECT_EQ(plan.trainer_cpus.size(), 5u);
-  EXPECT_EQ(plan.dataloader_cpus.size(), 4u);
+  EXPECT_EQ(plan.intra_op, 7);
+  EXPECT_EQ(plan.trainer_cpus.size(), 7u);
+  EXPECT_EQ(plan.dataloader_cpus.size(), 2u);
 }
 
 TEST(ThreadPlanTest, TheUsersThreadsAndBindingGoBeforePinning) {

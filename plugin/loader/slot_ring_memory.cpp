@@ -96,9 +96,12 @@ int SlotRing::try_reserve(std::uint32_t index, std::uint64_t bytes) noexcept {
 }
 
 void SlotRing::check_fits(std::uint64_t bytes) const {
-  TORCH_CHECK(bytes <= most_bytes(), "torchfeed: a batch does not fit into shared memory: expected at most ",
-              most_bytes(), " bytes (shared_memory_budget is ", header_->budget_bytes, "), got ", bytes,
-              " bytes or more");
+  if (bytes > most_bytes()) {
+    throw NeverFits(
+        {__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)},
+        c10::str("torchfeed: a batch does not fit into shared memory: expected at most ", most_bytes(),
+                 " bytes (shared_memory_budget is ", header_->budget_bytes, "), got ", bytes, " bytes or more"));
+  }
 }
 
 void SlotRing::throw_no_memory(std::uint32_t index, std::uint64_t bytes, int error) const {

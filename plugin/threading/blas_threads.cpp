@@ -120,7 +120,9 @@ bool set_blas_num_threads(int count) {
   // OpenBLAS on OpenMP would call omp_set_num_threads and so change ATen's count.
   if (found.library == BlasLibrary::kOpenBlasOnOpenMp) return found.get() == count;
   // Setting the number that is there already would still start a pool that a fork has ended.
-  if (found.get() != count) found.set(count);
+  const int before = found.get();
+  if (before == count) return true;
+  if (!set_unless_refused(count) && !set_unless_refused(before)) found.set(1);  // needs no pool
   return found.get() == count;
 }
 

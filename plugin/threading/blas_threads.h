@@ -28,7 +28,7 @@ void* blas_symbol(const char* name);
 std::optional<int> blas_num_threads();
 
 /// Sets the number and reads it back: true where it is now `count`. False without a library, for `count` < 1, and where
-/// the library keeps another number (OpenBLAS has a limit from when it was built).
+/// the library keeps another number (OpenBLAS has a limit from when it was built) or the system starts no more threads.
 /// May be called by one thread at a time. Not for a forked child: see SingleThreadedBlasScope.
 bool set_blas_num_threads(int count);
 

@@ -7,7 +7,7 @@
 
 namespace torchfeed::threading {
 
-/// With fewer rounds than these nothing is decided.
+/// With fewer rounds than these nothing is decided, and with many candidates it takes some more.
 inline constexpr size_t kLeastRounds = 7;
 
 /// What rounds of measuring gave: in each, the default twice and then the candidates, so that whatever else the machine
@@ -38,7 +38,7 @@ struct Gain {
 /// Of values that are not empty.
 Gain summarise(std::vector<double> values);
 
-/// In each of its rounds the default's mean over the candidate.
+/// In each of its rounds the default over the candidate: the default's first run in one round, its second in the next.
 Gain gain_of(const CalibrationRounds& rounds, size_t candidate);
 
 /// The distance from 1 of what the default gains over itself, in the median: what the machine gives for nothing.
@@ -46,8 +46,9 @@ double noise_of(const CalibrationRounds& rounds);
 
 /// The candidate with the largest median gain, of those that were measured in all rounds, kLeastRounds at least, and
 ///   - gain more than `least_gain` and more than the noise in the median, and
-///   - are faster in so many rounds that luck would not give it once in 50 (a sign test over the rounds: 7 of 7, 11 of
-///     13, 20 of 27).
+///   - are faster in so many rounds that among as many candidates without any gain, one would be by chance in fewer
+///     than one of 20 calibrations (a sign test over the rounds, with Bonferroni's correction). That holds whatever the
+///     noise is like, as each round compares one run with one.
 /// None: the default stays. A pure function.
 std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain);
 

@@ -137,8 +137,13 @@ std::uint64_t droppable_cache(const fs::path& directory, bool v2) {
 std::optional<MemoryRoom> read_room(const fs::path& directory, bool v2) {
   // v1 writes "no limit" as the largest multiple of a page.
   constexpr std::uint64_t kNoLimit = std::uint64_t{1} << 62;
-  const fs::path source = directory / (v2 ? "memory.max" : "memory.limit_in_bytes");
-  const auto limit = read_bytes(source);
+  fs::path source = directory / (v2 ? "memory.max" : "memory.limit_in_bytes");
+  auto limit = read_bytes(source);
+  // Above it the kernel slows the process down and takes its memory back, long before it ends it.
+  if (const auto high = v2 ? read_bytes(directory / "memory.high") : std::nullopt; high && (!limit || *high < *limit)) {
+    limit = high;
+    source = directory / "memory.high";
+  }
   const auto usage = read_bytes(directory / (v2 ? "memory.current" : "memory.usage_in_bytes"));
   if (!limit || *limit >= kNoLimit || !usage) return std::nullopt;
   const std::uint64_t used = *usage - std::min(*usage, droppable_cache(directory, v2));

@@ -30,8 +30,8 @@ struct MemoryRoom {
 };
 
 /// The least room over this process's cgroup and every ancestor that it can see, v1 (memory.limit_in_bytes) and v2
-/// (memory.max): limit less usage, where file cache that the kernel can drop counts as free. Empty without a limit.
-/// `root` as above.
+/// (the lower of memory.high and memory.max): limit less usage, where file cache that the kernel can drop counts as
+/// free. Empty without a limit. `root` as above.
 std::optional<MemoryRoom> read_memory_room(const std::filesystem::path& root = "/");
 
 }  // namespace torchfeed::threading

@@ -112,15 +112,28 @@ std::vector<int> loader_cpus() {
 
 bool bind_current_thread(const std::vector<int>& cpus) { return bind_thread(0, cpus); }
 
-bool bind_thread(pid_t thread, const std::vector<int>& cpus) {
-  if (cpus.empty() || *std::min_element(cpus.begin(), cpus.end()) < 0) return false;
+namespace {
+
+/// What the kernel grants may be fewer CPUs than these, which counts as success to it.
+bool set_mask(pid_t thread, const std::vector<int>& cpus) {
   const int width = std::max(kInitialMaskCpus, *std::max_element(cpus.begin(), cpus.end()) + 1);
   const CpuSet set(CPU_ALLOC(width));
   if (!set) return false;
   const size_t bytes = CPU_ALLOC_SIZE(width);
   CPU_ZERO_S(bytes, set.get());
   for (const int cpu : cpus) CPU_SET_S(cpu, bytes, set.get());
-  return sched_setaffinity(thread, bytes, set.get()) == 0 && thread_cpus(thread) == in_order(cpus);
+  return sched_setaffinity(thread, bytes, set.get()) == 0;
+}
+
+}  // namespace
+
+bool bind_thread(pid_t thread, const std::vector<int>& cpus) {
+  if (cpus.empty() || *std::min_element(cpus.begin(), cpus.end()) < 0) return false;
+  const std::vector<int> before = thread_cpus(thread);
+  if (!set_mask(thread, cpus)) return false;
+  if (thread_cpus(thread) == in_order(cpus)) return true;
+  set_mask(thread, before);
+  return false;
 }
 
 PinnedProcess::PinnedProcess(const std::vector<int>& cpus, const std::vector<int>& loader_cpus)

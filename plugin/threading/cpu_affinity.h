@@ -25,7 +25,8 @@ std::vector<int> loader_cpus();
 
 /// Lets the calling thread, and what it starts from now on, run on `cpus` and nowhere else, and reads the mask back.
 /// A forked worker calls it with available_cpus() of its parent, as it inherits the core that OpenMP pinned it to.
-/// Returns false where the kernel grants another mask (CPUs that are offline or outside the cgroup's cpuset).
+/// Returns false, with the mask as it was, where the kernel grants another one (CPUs that are offline or outside the
+/// cgroup's cpuset). Errors: std::system_error where the mask cannot be read.
 bool bind_current_thread(const std::vector<int>& cpus);
 
 /// The same for another thread of this process, by its kernel id.

@@ -22,6 +22,16 @@ namespace {
 /// limit on threads may be near, which libgomp answers by ending the process.
 constexpr int kMostParkedThreads = 64;
 
+using CountCpus = int (*)();
+CountCpus omp_get_num_procs() { return reinterpret_cast<CountCpus>(dlsym(RTLD_DEFAULT, "omp_get_num_procs")); }
+
+/// libgomp compares with the CPUs that it found while it was loaded, and tells those of the mask as it is now. It is
+/// loaded before this library is, and threads are bound later.
+const int cpus_at_load = [] {
+  const CountCpus count = omp_get_num_procs();
+  return count ? count() : 0;
+}();
+
 void count_thread(void* counter) { static_cast<std::atomic<int>*>(counter)->fetch_add(1); }
 
 /// A thread that has run a region and sleeps, and with it its team, until the end of the scope. libgomp ends the team
@@ -98,9 +108,8 @@ OpenMpSpinning shorten_openmp_spinning(int team) {
       return result;
     }
   }
-  const auto cpus = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_procs"));
   // LLVM's and Intel's runtimes answer to libgomp's names as well.
-  if (!gomp_parallel() || !cpus || dlsym(RTLD_DEFAULT, "__kmpc_fork_call")) {
+  if (!gomp_parallel() || cpus_at_load < 1 || dlsym(RTLD_DEFAULT, "__kmpc_fork_call")) {
     result.reason = "the OpenMP library is not libgomp";
     return result;
   }
@@ -110,7 +119,7 @@ OpenMpSpinning shorten_openmp_spinning(int team) {
   }
   // libgomp counts the main thread, its team's others and ours but for the first of each team.
   const int added = parked.threads() - static_cast<int>(parked.teams.size());
-  const int missing = cpus() + 1 - team - added;
+  const int missing = cpus_at_load + 1 - team - added;
   if (missing > kMostParkedThreads) {
     result.reason = "it would take " + std::to_string(missing + 1) + " sleeping threads on this machine";
     return result;

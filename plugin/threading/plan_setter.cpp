@@ -11,6 +11,7 @@
 #include <torchfeed/plugin/threading/openmp_wait.h>
 #include <torchfeed/plugin/threading/plan_setter.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <system_error>
@@ -26,6 +27,13 @@ std::string stays(const char* name, int is, int wanted, const std::string& why) 
 std::string threads(int count) { return std::to_string(count) + (count == 1 ? " thread" : " threads"); }
 
 std::string refused(const std::string& what, int error) { return what + ": " + std::generic_category().message(error); }
+
+std::string asked_for(const ThreadsSet& result) {
+  // Without /proc nobody tells which threads there are.
+  if (result.set == 0) return "asked for, but no thread was found to set it for";
+  return "asked for and read back in " + threads(result.set) +
+         (result.others.empty() ? "" : "; " + threads(static_cast<int>(result.others.size())) + " had another already");
+}
 
 /// OpenMP's own count for this thread, where it has not followed ATen's; LibTorch may be built on other pools.
 void set_openmp(int wanted, PlanSetter::Undo& undo) {
@@ -94,7 +102,12 @@ void PlanSetter::set_blas_kernels() {
 void PlanSetter::shorten_spinning() {
   if (!plan_.short_spinning) return;
   const int parked = parked_openmp_threads();
-  const OpenMpSpinning spinning = shorten_openmp_spinning(plan_.intra_op);
+  OpenMpSpinning spinning;
+  try {
+    spinning = shorten_openmp_spinning(plan_.intra_op);
+  } catch (const std::system_error& error) {
+    spinning = {false, parked_openmp_threads(), "a thread cannot be started: " + error.code().message()};
+  }
   if (spinning.parked_threads > parked) undo_.push_back([parked] { restore_openmp_spinning(parked); });
   plan_.short_spinning = spinning.shortened;
   say(std::string("idle OpenMP threads ") +
@@ -116,6 +129,8 @@ void PlanSetter::set_primitive_cache() {
 
 void PlanSetter::bind_threads() {
   if (plan_.trainer_cpus.empty()) return;
+  std::sort(plan_.trainer_cpus.begin(), plan_.trainer_cpus.end());
+  plan_.trainer_cpus.erase(std::unique(plan_.trainer_cpus.begin(), plan_.trainer_cpus.end()), plan_.trainer_cpus.end());
   auto pinned = std::make_unique<PinnedProcess>(plan_.trainer_cpus, plan_.dataloader_cpus);
   if (thread_cpus() != plan_.trainer_cpus) {
     say("the trainer's threads are not bound: the system did not grant these CPUs");
@@ -151,13 +166,13 @@ void PlanSetter::set_niceness(int nice) {
   const int before = niceness();
   const ThreadsSet result = threading::set_niceness(nice);
   if (result.set > 0) {
-    undo_.push_back([before] {
-      if (const ThreadsSet back = threading::set_niceness(before); back.error != 0)
+    undo_.push_back([before, others = result.others] {
+      if (const ThreadsSet back = threading::set_niceness(before, others); back.error != 0)
         throw std::runtime_error(refused("niceness to " + std::to_string(before), back.error));
     });
   }
   say("nice = " + std::to_string(niceness()) + ": " +
-      (result.error == 0 ? "asked for, and read back in " + threads(result.set)
+      (result.error == 0 ? asked_for(result)
                          : refused(std::to_string(nice) + " was asked for, but refused", result.error)));
 }
 
@@ -167,14 +182,14 @@ void PlanSetter::set_real_time(const Scheduling& wanted) {
   const Scheduling before = scheduling();
   const ThreadsSet result = threading::set_scheduling(wanted);
   if (result.set > 0) {
-    undo_.push_back([before] {
-      if (const ThreadsSet back = threading::set_scheduling(before); back.error != 0)
+    undo_.push_back([before, others = result.others] {
+      if (const ThreadsSet back = threading::set_scheduling(before, others); back.error != 0)
         throw std::runtime_error(refused("scheduling", back.error));
     });
   }
   const std::string name = std::string(wanted.policy == SCHED_FIFO ? "SCHED_FIFO" : "SCHED_RR") + ", priority " +
                            std::to_string(wanted.priority);
-  say("real_time: " + (result.error == 0 ? name + ", asked for and read back in " + threads(result.set)
+  say("real_time: " + (result.error == 0 ? name + ", " + asked_for(result)
                                          : refused(name + " was asked for, but refused", result.error)));
 }
 

@@ -62,6 +62,15 @@ std::uint64_t product(std::uint64_t a, std::uint64_t b) {
                                                                      : a * b;
 }
 
+/// Of `cores`, of which `performance` are fast (0: all are alike), how many an operator should compute on. It splits
+/// its work into equal parts and waits for the slowest: an efficiency core does about 1/1.8 of a performance core's
+/// work, so n cores of both kinds do n / 1.8 where the fast ones alone do `performance`.
+int fast_team(int performance, int cores) {
+  constexpr double kPerformanceOverEfficiency = 1.8;
+  return performance > 0 && performance < cores && performance * kPerformanceOverEfficiency >= cores ? performance
+                                                                                                     : cores;
+}
+
 /// What everything else is decided from.
 struct Budget {
   const PlanInputs& inputs;
@@ -69,6 +78,8 @@ struct Budget {
   Decision cores;
   Decision compute;
   int reserved = 0;
+  /// A hybrid machine's fast cores; 0 where all cores are alike.
+  int performance = 0;
 
   /// How many processes of `bytes` each fit into half of the free memory.
   int fitting(std::uint64_t bytes) const {
@@ -95,12 +106,13 @@ struct Budget {
 
 Budget make_budget(const PlanInputs& inputs) {
   const CpuTopology& topology = inputs.topology;
-  Budget budget{inputs, {topology.physical_cores, "one thread for each of "}, {}, 0};
+  Budget budget{inputs, {topology.physical_cores, "one thread for each of "}, {}, 0, 0};
   budget.cores.why += count(topology.physical_cores, "physical core");
   if (topology.smt()) budget.cores.why += " (not their " + count(topology.logical_cores, "hardware thread") + ")";
   budget.compute = budget.cores;
   const int performance = topology.count(CoreKind::kPerformance);
-  if (performance > 0 && performance < topology.physical_cores) {
+  if (performance < topology.physical_cores) budget.performance = performance;
+  if (fast_team(budget.performance, topology.physical_cores) < topology.physical_cores) {
     budget.compute = {performance, "one thread for each of " + count(performance, "performance core") +
                                        ": an operator waits for its slowest thread, and the " +
                                        count(topology.physical_cores - performance, "efficiency core") +
@@ -171,11 +183,16 @@ Decision decide_dataloader(const Budget& budget) {
   } else {
     const int spare = budget.cores.value - budget.compute.value - budget.reserved;
     const bool beside = spare > 0;  // a hybrid machine's efficiency cores
-    const int left = beside ? spare : std::max(1, budget.cores.value - 1 - budget.reserved);
+    // Cores of their own are cores that the trainer loses: not many for workers of which nothing is known.
+    const bool apart = budget.inputs.pin && budget.cores.value >= kEnoughCores;
+    const int left = beside  ? spare
+                     : apart ? budget.cores.value / 4
+                             : std::max(1, budget.cores.value - 1 - budget.reserved);
     workers = worth_of_data(workload, budget.cores.value);
     if (left < workers.value)
-      workers = {left, beside ? "worker processes on the efficiency cores, which training leaves alone"
-                              : "worker processes beside the trainer, which keeps at least a core"};
+      workers = {left, beside  ? "worker processes on the efficiency cores, which training leaves alone"
+                       : apart ? "worker processes on a quarter of the cores, which the trainer loses to them"
+                               : "worker processes beside the trainer, which keeps at least a core"};
     else if (workers.value > 0)
       workers.why = "worker processes beside the trainer, " + workers.why;
   }
@@ -202,29 +219,38 @@ Division divide(const Budget& budget, int dataloader, const std::optional<Decisi
                        (cores == 1 ? "is " : "are ") + std::to_string(cores);
     return division;
   }
-  division.divided = true;
   const int beside = cores - budget.compute.value - budget.reserved;
   division.worker_cores = std::min(dataloader, beside > 0 ? beside : cores / 2);
+  if (asked) division.worker_cores = std::min(division.worker_cores, cores - budget.reserved - asked->value);
+  if (division.worker_cores < 1) {
+    division.refusal = "the " + count(asked->value, "thread") + " of intra_op leave no core of " +
+                       std::to_string(cores) + " to workers and the system";
+    return division;
+  }
+  division.divided = true;
   const int left = cores - budget.reserved - division.worker_cores;
-  division.trainer_cores = std::min(asked ? asked->value : budget.compute.value, left);
+  division.trainer_cores = asked ? asked->value : std::min(budget.compute.value, fast_team(budget.performance, left));
   return division;
 }
 
 Decision decide_intra_op(const Budget& budget, const Division& division, const std::optional<Decision>& asked) {
   if (asked) return *asked;
   Decision result = budget.compute;
-  if (division.divided && division.trainer_cores < budget.compute.value)
+  if (division.divided && division.trainer_cores == budget.performance && division.trainer_cores < budget.compute.value)
+    result = {division.trainer_cores, "the performance cores alone, as an operator waits for its slowest thread"};
+  else if (division.divided && division.trainer_cores < budget.compute.value)
     result = {division.trainer_cores, "what " + count(division.worker_cores, "core") +
                                           " for the loader's workers and " + count(budget.reserved, "core") +
                                           " for the system leave of " + count(budget.cores.value, "core")};
   return within_thread_limit(result, budget.inputs.variables);
 }
 
-Decision decide_inter_op(const PlanInputs& inputs, const Decision& compute, int intra_op) {
+/// LibTorch sizes this pool once in a process, and it cannot be put back: a model that runs operators beside each other
+/// would stay slower for good.
+Decision decide_inter_op(const PlanInputs& inputs) {
   if (inputs.inter_op > 0) return {inputs.inter_op, "asked for by the option inter_op"};
-  const int left = std::max(1, compute.value / intra_op);
-  return {left, left == 1 ? "one operator at a time, as each uses intra_op threads"
-                          : "as many operators at a time as intra_op threads fit into the cores"};
+  return {inputs.default_inter_op > 0 ? inputs.default_inter_op : inputs.topology.physical_cores,
+          "LibTorch's own number, which is left as it is unless the option inter_op asks"};
 }
 
 Decision decide_blas(const PlanInputs& inputs, int intra_op) {
@@ -263,10 +289,10 @@ Decision decide_preprocessing(const Budget& budget) {
 Decision decide_inference(const Budget& budget, const std::optional<Decision>& asked) {
   if (asked) return *asked;
   const CpuTopology& topology = budget.inputs.topology;
-  const bool hybrid = topology.count(CoreKind::kPerformance) > 0;
+  const bool fast_alone = fast_team(budget.performance, topology.physical_cores) < topology.physical_cores;
   std::map<int, int> nodes;
   for (const CpuCore& core : topology.cores)
-    if (!hybrid || core.kind == CoreKind::kPerformance) ++nodes[core.numa_node];
+    if (!fast_alone || core.kind == CoreKind::kPerformance) ++nodes[core.numa_node];
   if (nodes.size() <= 1) return within_thread_limit(budget.compute, budget.inputs.variables);
   const auto largest =
       std::max_element(nodes.begin(), nodes.end(), [](auto& a, auto& b) { return a.second < b.second; });
@@ -391,7 +417,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
                          ", logical_cores = " + std::to_string(topology.logical_cores) +
                          ": inside the affinity mask, from " + topology.origin);
   decide("intra_op", plan.intra_op, intra_op);
-  decide("inter_op", plan.inter_op, decide_inter_op(inputs, budget.compute, intra_op.value));
+  decide("inter_op", plan.inter_op, decide_inter_op(inputs));
   decide("blas", plan.blas, decide_blas(inputs, intra_op.value));
   choose_kernels(inputs, plan);
   decide("training", plan.training,

@@ -32,6 +32,8 @@ struct PlanInputs {
   /// The user's own numbers; 0: from the machine.
   int intra_op = 0;
   int inter_op = 0;
+  /// Threads that LibTorch's inter-op pool has or would have by itself; 0: unknown, taken as one for each core.
+  int default_inter_op = 0;
   int primitive_cache = 0;
   /// Whether threads may be bound to CPUs.
   bool pin = false;
@@ -42,9 +44,10 @@ struct PlanInputs {
 ///   cores          min(physical cores in the mask, quota rounded up)
 ///   reserved       1 with at least kEnoughCores cores, else 0
 ///   intra_op       the option, else OMP_NUM_THREADS, else MKL_NUM_THREADS (LibTorch's own order), else the cores, of a
-///                  hybrid machine the performance cores; OMP_THREAD_LIMIT caps the last. Where the loader has cores of
-///                  its own, what those and the reserved one leave.
-///   inter_op       the option, else compute cores / intra_op, at least 1
+///                  hybrid machine the performance cores alone where those do more together than all cores, each
+///                  with a part as large as the slowest's; OMP_THREAD_LIMIT caps the last. Where the loader has cores
+///                  of its own, what those and the reserved one leave.
+///   inter_op       the option, else LibTorch's own number, as it can be set once and not be put back
 ///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op; 0 without such a library
 ///   dataloader     what the workload asks for, else 0 with one core; else what trainer and system leave (one core at
 ///                  least is the trainer's; of a hybrid machine the efficiency cores), at most as many as the data are
@@ -55,7 +58,8 @@ struct PlanInputs {
 ///   inference      the option or variable as for intra_op, else the compute cores of the largest NUMA node
 ///
 /// The loader has cores of its own where the workload asks for workers or `pin` is set, there are kEnoughCores cores,
-/// and the plan has workers; they are never more than half of the cores. With `pin` the plan says which CPUs.
+/// and the plan has workers, and where the user's own intra_op leaves some; they are never more than half of the cores,
+/// and a quarter where `pin` alone asks. With `pin` the plan says which CPUs.
 ThreadPlan plan_threads(const PlanInputs& inputs);
 
 /// The loader's options for inputs.workload, from the same plan. `cuda`: whether there is a GPU to copy batches to.
