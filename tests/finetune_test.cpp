@@ -162,7 +162,6 @@ TEST_F(Finetune, GivesTheSameResultWithAnyNumberOfWorkers) {
   EXPECT_NE(metrics_of(dir_.file("c"))["train_loss"], metrics_of(dir_.file("a"))["train_loss"]);
 }
 
-// Whatever happens in the test part's days, training and the choice of the best epoch must not feel it.
 TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
   run_well(command("expected"));
   auto calibrated = command("calibrated", {"--calibrate"});
@@ -174,6 +173,7 @@ TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
   expect_same_result(dir_.file("calibrated"), dir_.file("expected"));
 }
 
+// Whatever happens in the test part's days, training and the choice of the best epoch must not feel it.
 TEST_F(Finetune, NeverLooksAtTheTestPart) {
   std::ifstream file(kPrices);
   std::string changed;
