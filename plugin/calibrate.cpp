@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
+#include <optional>
 #include <utility>
 
 namespace torchfeed {
@@ -20,11 +22,23 @@ using Clock = std::function<double()>;
 using threading::CalibrationRounds;
 using threading::PlanSetter;
 
-/// One measurement takes this long, or one step. Steps are made before it until threads have come up and found their
-/// cores, which took 20 to 35 ms on a machine with other work, and caches are filled again.
+/// One measurement takes this long, or one step.
 constexpr double kMeasurementSeconds = 0.02;
-constexpr double kWarmingSeconds = 0.035;
 constexpr int kMostSteps = 200;
+
+/// Before it steps run unmeasured for this long, that bring the threads up (20 to 35 ms on a machine with other work)
+/// and the caches back; longer, where there is
+/// time for that, after BLAS had another number of threads, as those of before spin on for a while.
+constexpr double kWarmingSeconds = 0.035;
+constexpr double kWarmingSecondsOfBlas = 0.1;
+constexpr int kMostWarmingSteps = 100'000;
+
+/// TorchScript compiles a model anew in its first runs.
+constexpr int kLeastFirstSteps = 3;
+constexpr int kMostFirstSteps = 10;
+
+/// A step as long as this needs no other before it: what starting threads and filling caches takes does not show.
+constexpr double kLongStepSeconds = 0.05;
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -49,11 +63,14 @@ MeasuredThreads threads_in_force() {
   return threads;
 }
 
-/// Those to try, the likeliest first. `plan` is what optimize_system_for_training() would set.
+/// Those to try, the likeliest first, before it is known what can be set. `plan` is what optimize_system_for_training()
+/// would set.
 std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const MeasuredThreads& before) {
   const threading::ThreadVariables variables = threading::read_thread_variables();
   const bool fixed = variables.omp_num_threads || variables.mkl_num_threads;
-  const bool blas_fixed = variables.openblas_num_threads || before.blas == 0;
+  // OpenBLAS and MKL follow the others' variables where they have none of their own.
+  const bool blas_fixed = fixed || variables.openblas_num_threads || before.blas == 0 ||
+                          threading::blas_library() == threading::BlasLibrary::kOpenBlasOnOpenMp;
   std::vector<MeasuredThreads> candidates;
   const auto add = [&](int intra_op, int blas, bool short_spinning, bool kernels = true) {
     MeasuredThreads threads;
@@ -81,7 +98,8 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
 /// Undoes in reverse, also when the step throws.
 class Trial {
  public:
-  Trial(const MeasuredThreads& threads, const MeasuredThreads& before) {
+  /// The destructor undoes what was set also where this throws.
+  Trial(const MeasuredThreads& threads, const MeasuredThreads& before) : Trial() {
     plan_.intra_op = threads.intra_op;
     plan_.blas = threads.blas;
     plan_.blas_kernels = threads.blas_kernels;
@@ -98,48 +116,110 @@ class Trial {
   Trial(const Trial&) = delete;
   Trial& operator=(const Trial&) = delete;
 
+  /// As they were read back.
+  MeasuredThreads threads(const MeasuredThreads& before) const {
+    MeasuredThreads result = threads_in_force();
+    result.short_spinning = before.short_spinning || plan_.short_spinning;
+    return result;
+  }
+
  private:
+  Trial() = default;
+
   ThreadPlan plan_;
   PlanSetter::Undo undo_;
 };
+
+/// The candidates by the numbers that the system gives, each once and none as before.
+std::vector<MeasuredThreads> settable(const std::vector<MeasuredThreads>& wanted, const MeasuredThreads& before) {
+  std::vector<MeasuredThreads> result;
+  for (const MeasuredThreads& threads : wanted) {
+    const MeasuredThreads set = Trial(threads, before).threads(before);
+    const auto known = [&](const MeasuredThreads& other) { return same(set, other); };
+    if (!known(before) && std::none_of(result.begin(), result.end(), known)) result.push_back(set);
+  }
+  return result;
+}
 
 /// How a setting is measured.
 struct Measurement {
   const std::function<void()>& step;
   const Clock& now;
-  /// Steps before, that bring the threads up and the caches back, and steps that count.
-  int warming = 1;
+  /// Steps that count, and the seconds of those before, after BLAS had another number of threads or the same.
   int steps = 1;
+  double warming = 0;
+  double warming_blas = 0;
+  /// The number of threads that BLAS had in the last measurement.
+  int last_blas = 0;
 
   /// Of one step.
-  double seconds(const MeasuredThreads& threads, const MeasuredThreads& before) const {
+  std::optional<double> seconds(const MeasuredThreads& threads, const MeasuredThreads& before,
+                                const threading::StepLimits& limits) {
     const Trial trial(threads, before);
-    for (int i = 0; i < warming; ++i) step();
+    const double warm = std::exchange(last_blas, threads.blas) == threads.blas ? warming : warming_blas;
     const double begin = now();
-    for (int i = 0; i < steps; ++i) step();
-    return std::max((now() - begin) / steps, 1e-9);  // a clock may stand still for a step
+    for (int i = 0; i < kMostWarmingSteps && now() - begin < warm; ++i) {
+      const double step_begin = now();
+      if (step_begin >= limits.end) return std::nullopt;
+      step();
+      if (const double took = now() - step_begin; took > limits.longest) return took;
+    }
+    return measured(limits);
+  }
+
+ private:
+  std::optional<double> measured(const threading::StepLimits& limits) const {
+    const double begin = now();
+    double last = begin;
+    for (int i = 0; i < steps; ++i) {
+      const double step_begin = last;
+      if (step_begin >= limits.end) return std::nullopt;
+      step();
+      last = now();
+      if (last - step_begin > limits.longest) return last - step_begin;
+    }
+    return std::max((last - begin) / steps, 1e-9);  // a clock may stand still for a step
   }
 };
 
-/// Times one step, after one that allocates, compiles and starts threads, and plans for enough rounds within `budget`
-/// seconds: all `candidates` or fewer, without steps for warming up where not even one candidate fits with them.
-Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double budget, size_t& candidates) {
-  const double start = now();
-  step();
+/// Of the first steps, that allocate, compile and start threads, the least: they go on while they get faster, and while
+/// there is time for them.
+double first_steps(const std::function<void()>& step, const Clock& now, double time) {
+  constexpr double kFaster = 0.9, kShareOfTime = 0.125;
   const double begin = now();
-  step();
-  const double step_seconds = std::max(now() - begin, 1e-7);
-  const auto steps_in = [&](double seconds) {
-    return static_cast<int>(std::clamp(seconds / step_seconds, 1.0, double{kMostSteps}));
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < kMostFirstSteps; ++i) {
+    const double step_begin = now();
+    if (i == 1 && step_begin - begin >= time) break;
+    if (i > 1 && step_begin - begin + least > kShareOfTime * time) break;
+    step();
+    const double took = now() - step_begin;
+    const bool faster = took < kFaster * least;
+    least = std::min(least, took);
+    if (i + 1 >= kLeastFirstSteps && !faster) break;
+  }
+  return std::max(least, 1e-7);
+}
+
+/// From the seconds of a step. Leaves as many of the result's candidates as enough rounds fit for in `left` seconds;
+/// each round has the default twice.
+Measurement plan_measurement(const std::function<void()>& step, const Clock& now, double step_seconds,
+                             Calibration& result, double left) {
+  Measurement measurement{step, now};
+  measurement.steps = static_cast<int>(std::clamp(kMeasurementSeconds / step_seconds, 1.0, double{kMostSteps}));
+  if (step_seconds < kLongStepSeconds) measurement.warming = measurement.warming_blas = kWarmingSeconds;
+  measurement.last_blas = result.before.blas;
+  const auto once = [&](double warming) {
+    // The last of the steps that warm ends after that time.
+    const double warm = warming > 0 ? std::ceil(warming / step_seconds) : 0;
+    return (warm + measurement.steps) * step_seconds;
   };
-  Measurement measurement{step, now, steps_in(kWarmingSeconds), steps_in(kMeasurementSeconds)};
-  const double left = budget - (now() - start);
-  const auto fitting = [&] {
-    const double once = (measurement.warming + measurement.steps) * step_seconds;
-    return left / (threading::kLeastRounds * once) - 2;  // each round has the default twice
-  };
-  if (fitting() < 1) measurement.warming = 0;
-  candidates = std::min(candidates, static_cast<size_t>(std::clamp(fitting(), 1.0, 64.0)));
+  const auto settings = left / (threading::kLeastRounds * once(measurement.warming));
+  const auto most = static_cast<size_t>(std::clamp(settings - 2, 1.0, 64.0));
+  if (result.candidates.size() > most) result.candidates.resize(most);
+  const auto all = static_cast<double>(result.candidates.size() + 2);
+  if (measurement.warming > 0 && 2 * threading::kLeastRounds * all * once(kWarmingSecondsOfBlas) <= left)
+    measurement.warming_blas = kWarmingSecondsOfBlas;
   return measurement;
 }
 
@@ -168,15 +248,15 @@ void report(const CalibrationRounds& rounds, const CalibrationOptions& options, 
   result.rounds = static_cast<int>(rounds.first.size());
   std::vector<double> against_itself;
   for (size_t i = 0; i < rounds.first.size(); ++i) against_itself.push_back(rounds.first[i] / rounds.second[i]);
-  fill(result.before, rounds.first, threading::summarise(against_itself));
+  if (result.rounds > 0) fill(result.before, rounds.first, threading::summarise(against_itself));
   std::vector<std::string>& reasons = result.plan.reasons;
   reasons.push_back("as before: " + sentence(result.before) + ", which is chance");
   for (size_t i = 0; i < result.candidates.size(); ++i) {
     if (rounds.candidates[i].empty()) continue;
     fill(result.candidates[i], rounds.candidates[i], threading::gain_of(rounds, i));
-    const bool gave_up = rounds.candidates[i].size() < rounds.first.size();
+    const bool gave_up = rounds.abandoned[i] || rounds.candidates[i].size() < rounds.first.size();
     reasons.push_back(sentence(result.candidates[i]) +
-                      (gave_up ? ", given up after " + std::to_string(rounds.candidates[i].size()) + " rounds" : ""));
+                      (gave_up ? ", given up in round " + std::to_string(rounds.candidates[i].size()) : ""));
   }
   const double noise = threading::noise_of(rounds);
   const std::string bound = text_of("%.1f %%", 100 * std::max(options.least_gain, noise));
@@ -191,6 +271,17 @@ void report(const CalibrationRounds& rounds, const CalibrationOptions& options, 
   } else {
     reasons.push_back("nothing is changed: nothing else gains more than " + bound + " beyond chance");
   }
+}
+
+/// Takes over from the plan in force, if there is one, which CPUs are the trainer's and what the loader has.
+void share_with_loader(ThreadPlan& plan) {
+  const auto in_force = thread_plan_in_force();
+  if (!in_force || in_force->trainer_cpus.empty()) return;
+  plan.trainer_cpus = in_force->trainer_cpus;
+  plan.dataloader_cpus = in_force->dataloader_cpus;
+  plan.dataloader = in_force->dataloader;
+  const int cpus = static_cast<int>(plan.trainer_cpus.size());
+  for (int* threads : {&plan.intra_op, &plan.blas, &plan.inference}) *threads = std::min(*threads, cpus);
 }
 
 /// Puts the chosen threads into force for good, or notes those that are.
@@ -229,17 +320,18 @@ Calibration calibrate(const std::function<void()>& step, const CalibrationOption
   Calibration result;
   result.before = threads_in_force();
   result.plan = ThreadingOptimizer().plan();
-  result.candidates = candidates_for(result.plan, result.before);
+  share_with_loader(result.plan);
+  result.candidates = settable(candidates_for(result.plan, result.before), result.before);
   result.plan.reasons.clear();
-  const double budget = std::chrono::duration<double>(options.time).count();
-  size_t count = result.candidates.size();
-  const Measurement measurement = plan_measurement(step, now, budget, count);
-  result.candidates.resize(count);
-  const double left = budget - (now() - begin);
+  const double time = std::chrono::duration<double>(options.time).count();
+  const double step_seconds = result.before.step_seconds = first_steps(step, now, time);
+  const double left = time - (now() - begin);
+  Measurement measurement = plan_measurement(step, now, step_seconds, result, left);
   const CalibrationRounds rounds = threading::measure_rounds(
       result.candidates.size(), left,
-      [&](size_t setting) {
-        return measurement.seconds(setting == 0 ? result.before : result.candidates[setting - 1], result.before);
+      [&](size_t setting, const threading::StepLimits& limits) {
+        return measurement.seconds(setting == 0 ? result.before : result.candidates[setting - 1], result.before,
+                                   limits);
       },
       now);
   result.seconds = now() - begin;

@@ -10,7 +10,7 @@
 namespace torchfeed {
 
 struct CalibrationOptions {
-  /// Time for measuring, above 0. A step that is under way is not cut off.
+  /// Time for measuring, above 0. No step begins after it; one that is under way is not cut off.
   std::chrono::milliseconds time{5000};
   /// What a change has to gain at least, as a share of the default's time, 0 to 1.
   double least_gain = 0.02;
@@ -61,9 +61,9 @@ struct Calibration {
 ///
 /// Call it instead of optimize_system_for_training(), so that LibTorch's own default is what it compares with, in the
 /// thread that trains, once the model is there. `step` is one step of training as it will be, loader left out. It runs
-/// hundreds of times if it is short; one that takes more than 1/21 of `time` is too long for anything to be decided,
-/// and one of more than 1/100 leaves time for fewer candidates. It changes what it changes: give it a copy of the model
-/// where that matters.
+/// thousands of times if it is short; one that takes more than 1/25 of `time` is too long for a candidate like it to be
+/// decided on, and then nothing is changed. It changes what it changes: give it a copy of the model where that matters.
+/// Where the plan in force binds threads, they stay bound, and the loader's CPUs remain its own.
 /// Errors: c10::Error for options outside their range; what `step` throws, after everything is as before.
 Calibration calibrate(const std::function<void()>& step, const CalibrationOptions& options = {});
 

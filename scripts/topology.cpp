@@ -1,5 +1,6 @@
 /// Prints the machine and how its cores are planned to be used, with a reason for each number. See `topology --help`.
 
+#include <ATen/Parallel.h>
 #include <torchfeed/plugin/threading/free_memory.h>
 #include <torchfeed/plugin/threading/planner.h>
 
@@ -30,7 +31,7 @@ constexpr int kMaxCpus = 65536;
 struct Options {
   std::optional<std::string> synthetic;
   std::optional<std::string> xml;
-  std::string cpus;
+  std::optional<std::string> cpus;
   std::string cgroup_root;
   std::optional<std::int64_t> memory;
   std::int64_t dataset_size = 0;
@@ -77,6 +78,7 @@ void add_options(CLI::App& app, Options& options) {
 /// "0-7,16" as numbers.
 std::vector<int> parse_cpus(const std::string& text) {
   std::vector<int> cpus;
+  if (text.empty()) refuse_cpus(text);
   const char* at = text.data();
   const char* const end = at + text.size();
   const auto number = [&] {
@@ -105,14 +107,14 @@ std::vector<int> parse_cpus(const std::string& text) {
 PlanInputs read_inputs(const Options& options) {
   PlanInputs inputs;
   const bool described = options.synthetic || options.xml;
-  const std::vector<int> mask = parse_cpus(options.cpus);
+  const std::vector<int> mask = options.cpus ? parse_cpus(*options.cpus) : std::vector<int>{};
   if (!described && !mask.empty()) throw InputError("--cpus: goes with --synthetic or --xml; here, use taskset");
   if (!options.cgroup_root.empty() && !std::filesystem::is_directory(options.cgroup_root)) {
     throw InputError("--cgroup-root: expected a folder, got '" + options.cgroup_root + "'");
   }
   inputs.topology = options.synthetic ? threading::topology_from_synthetic(*options.synthetic, mask)
                     : options.xml     ? threading::topology_from_xml(*options.xml, mask)
-                                      : threading::load_topology();
+                                      : threading::load_topology(threading::MachineVariables::kReplaceTheMachine);
   if (!described || !options.cgroup_root.empty()) {
     const std::filesystem::path root = options.cgroup_root.empty() ? "/" : options.cgroup_root;
     inputs.quota = threading::read_cpu_quota(root);
@@ -130,6 +132,7 @@ PlanInputs read_inputs(const Options& options) {
   inputs.workload.sample_bytes = static_cast<std::uint64_t>(options.sample_bytes);
   inputs.workload.dataloader = options.workers;
   inputs.pin = options.pin;
+  if (!described) inputs.default_inter_op = static_cast<int>(at::get_num_interop_threads());
   return inputs;
 }
 

@@ -5,6 +5,7 @@
 #include <torchfeed/plugin/calibrate.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/calibration.h>
+#include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -61,7 +63,8 @@ class MadeUpMachine {
   CalibrationRounds measure(double budget) {
     return measure_rounds(
         seconds_.size() - 1, budget,
-        [this](size_t setting) {
+        [this](size_t setting, const threading::StepLimits& limits) -> std::optional<double> {
+          if (time_ >= limits.end) return std::nullopt;
           ++calls_[setting];
           const double chance = noise_(generator_);
           time_ += seconds_[setting] * chance;
@@ -136,7 +139,7 @@ TEST(CalibrationRuleTest, AGainBeyondTheNoiseIsFoundInIt) {
     if (name == "exponential, 100 %") continue;
     int found = 0;
     for (unsigned seed = 0; seed < 200; ++seed)
-      found += choose(MadeUpMachine({1, 0.5}, noise, seed).measure(60), 0.02) == size_t{0};
+      found += choose(MadeUpMachine({1, 0.5}, noise, seed).measure(100), 0.02) == size_t{0};
     EXPECT_GE(found, 190) << name;
   }
 }
@@ -175,17 +178,34 @@ TEST(CalibrationRoundsTest, TheBudgetIsKeptToTheLastMeasurement) {
   EXPECT_EQ(rounds.candidates[1].size(), 2u);
 }
 
-TEST(CalibrationRoundsTest, ABudgetBelowARoundStillGivesOne) {
-  EXPECT_EQ(MadeUpMachine({1, 1}, 0).measure(0.001).first.size(), 1u);
+TEST(CalibrationRoundsTest, ABudgetBelowARoundGivesNone) {
+  MadeUpMachine machine({1, 1}, 0);
+  EXPECT_EQ(machine.measure(0.001).first.size(), 0u);
+  EXPECT_EQ(machine.time(), 1) << "one step was under way";
 }
 
 TEST(CalibrationRoundsTest, AHopelessCandidateIsGivenUpAndTheTimeGoesToTheOthers) {
-  MadeUpMachine machine({1, 5, 0.8}, 0.01);
+  MadeUpMachine machine({1, 1.9, 0.8}, 0.01);
   const CalibrationRounds rounds = machine.measure(100);
   EXPECT_EQ(rounds.candidates[0].size(), 3u);
+  EXPECT_FALSE(rounds.abandoned[0]);
   EXPECT_EQ(machine.calls(1), 3);
   EXPECT_GT(rounds.candidates[1].size(), 20u);
   EXPECT_EQ(choose(rounds, 0.02), 1u);
+}
+
+TEST(CalibrationRoundsTest, ACandidateThatIsFarSlowerIsMeasuredOnce) {
+  MadeUpMachine machine({1, 5, 0.8}, 0.01);
+  const CalibrationRounds rounds = machine.measure(100);
+  EXPECT_EQ(machine.calls(1), 1);
+  EXPECT_TRUE(rounds.abandoned[0]);
+  EXPECT_FALSE(rounds.abandoned[1]);
+  EXPECT_EQ(choose(rounds, 0.02), 1u);
+}
+
+TEST(CalibrationRoundsTest, AShortStepMayTakeLongWhileThreadsStart) {
+  EXPECT_FALSE(MadeUpMachine({0.001, 0.015}, 0).measure(0.1).abandoned[0]);
+  EXPECT_TRUE(MadeUpMachine({0.001, 0.03}, 0).measure(0.1).abandoned[0]);
 }
 
 TEST(CalibrationRoundsTest, ACandidateThatWasGivenUpIsNotChosen) {
@@ -195,17 +215,30 @@ TEST(CalibrationRoundsTest, ACandidateThatWasGivenUpIsNotChosen) {
   EXPECT_FALSE(choose(rounds, 0.02));
 }
 
-TEST(CalibrationRoundsTest, EachComesFirstInTurn) {
+std::vector<size_t> order_of_measuring(size_t candidates, double budget) {
   std::vector<size_t> order;
   double time = 0;
   measure_rounds(
-      1, 9,
-      [&](size_t setting) {
+      candidates, budget,
+      [&](size_t setting, const threading::StepLimits&) {
         order.push_back(setting);
-        return time += 1;
+        time += 1;
+        return std::optional<double>(1);
       },
       [&] { return time; });
-  EXPECT_EQ(order, (std::vector<size_t>{0, 0, 1, 0, 1, 0, 1, 0, 0}));
+  return order;
+}
+
+TEST(CalibrationRoundsTest, NobodyAlwaysFollowsTheSameOther) {
+  const std::vector<size_t> order = order_of_measuring(3, 500);
+  EXPECT_EQ(order, order_of_measuring(3, 500)) << "the same in each calibration";
+  EXPECT_EQ(order.front(), 0u) << "the default first, to compare with";
+  std::map<std::pair<size_t, size_t>, int> follows;
+  for (size_t i = 1; i < order.size(); ++i) ++follows[{order[i - 1], order[i]}];
+  for (size_t before = 0; before <= 3; ++before)
+    for (size_t after = 1; after <= 3; ++after) {
+      EXPECT_TRUE(before == after || follows[std::pair(before, after)] >= 5) << before << " " << after;
+    }
 }
 
 /// A step that costs what it is given for the number of threads that is set, on a clock of its own: what else the
@@ -235,7 +268,9 @@ class CalibrateDeathTest : public ::testing::Test {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     unsetenv("OMP_NUM_THREADS");
   }
-  void TearDown() override { unsetenv("OMP_NUM_THREADS"); }
+  void TearDown() override {
+    for (const char* name : {"OMP_NUM_THREADS", "OMP_WAIT_POLICY"}) unsetenv(name);
+  }
 };
 
 /// Ends the child with success where `condition` holds, and with the explanation on stderr where not.
@@ -341,13 +376,82 @@ TEST_F(CalibrateDeathTest, AnExceptionOfTheStepLeavesEverythingAsBefore) {
 }
 
 TEST_F(CalibrateDeathTest, ThreadsThatTheUserFixedAreNotTriedOtherwise) {
-  setenv("OMP_NUM_THREADS", "1", 1);
+  setenv("OMP_NUM_THREADS", "2", 1);
   EXPECT_EXIT(
       {
+        at::set_num_threads(3);
+        const auto blas = threading::blas_num_threads();
         const Calibration result = MadeUpStep([](int threads) { return 0.001 / threads; }).calibrate();
-        const bool one = std::all_of(result.candidates.begin(), result.candidates.end(),
-                                     [](const MeasuredThreads& threads) { return threads.intra_op == 1; });
-        finish(one && at::get_num_threads() == 1, result);
+        const bool two = std::all_of(result.candidates.begin(), result.candidates.end(), [&](const MeasuredThreads& t) {
+          return t.intra_op == 2 && t.blas == (blas ? 2 : 0);
+        });
+        finish(two && !result.candidates.empty() && result.before.intra_op == 3, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, WhatCannotBeSetIsNotTriedAndNothingIsTriedTwice) {
+  setenv("OMP_WAIT_POLICY", "active", 1);
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(3);
+        const Calibration result = MadeUpStep([](int) { return 0.001; }).calibrate();
+        bool holds = !result.candidates.empty();
+        for (size_t i = 0; i < result.candidates.size(); ++i) {
+          const MeasuredThreads& one = result.candidates[i];
+          holds = holds && !one.short_spinning;
+          for (size_t j = 0; j < i; ++j)
+            holds = holds && (one.intra_op != result.candidates[j].intra_op || one.blas != result.candidates[j].blas);
+        }
+        finish(holds, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, FirstStepsThatGetFasterAreNotTakenForTheStep) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(3);
+        // A compiler's: slow, slower, and then fast. The first alone would let a single candidate in.
+        int run = 0;
+        const Calibration result = MadeUpStep([&run](int) {
+                                     ++run;
+                                     return run == 1 ? 0.04 : run == 2 ? 0.03 : 0.001;
+                                   }).calibrate(1);
+        finish(result.candidates.size() > 1 && result.rounds >= 7, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, AFarSlowerCandidateDoesNotTakeTheOthersTime) {
+  EXPECT_EXIT(
+      {
+        at::set_num_threads(3);
+        // With one thread a step takes a fifth of the time for all.
+        const Calibration result =
+            MadeUpStep([](int threads) { return threads == 1 ? 1.0 : 0.01 / threads; }).calibrate();
+        finish(result.seconds < 5.1 && result.rounds >= 7 && at::get_num_threads() != 1, result);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(CalibrateDeathTest, APlanThatBindsThreadsKeepsItsCpus) {
+  const std::vector<int> all = threading::available_cpus();
+  if (all.size() < 2) GTEST_SKIP() << "needs two CPUs";
+  EXPECT_EXIT(
+      {
+        const ThreadingOptimizer optimizer;
+        ThreadPlan plan = optimizer.plan();
+        plan.intra_op = 1;
+        plan.trainer_cpus = {all.front()};
+        plan.dataloader_cpus = {all.back()};
+        plan.dataloader = 7;
+        optimizer.apply(plan).keep();
+        const Calibration result = MadeUpStep([](int threads) { return 0.001 / threads; }).calibrate();
+        finish(result.plan.trainer_cpus == plan.trainer_cpus && threading::thread_cpus() == plan.trainer_cpus &&
+                   thread_plan_in_force()->dataloader_cpus == plan.dataloader_cpus &&
+                   thread_plan_in_force()->dataloader == 7 && at::get_num_threads() == 1,
+               result);
       },
       ::testing::ExitedWithCode(0), "");
 }

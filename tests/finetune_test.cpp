@@ -163,7 +163,6 @@ TEST_F(Finetune, GivesTheSameResultWithAnyNumberOfWorkers) {
   EXPECT_NE(metrics_of(dir_.file("c"))["train_loss"], metrics_of(dir_.file("a"))["train_loss"]);
 }
 
-// Whatever happens in the test part's days, training and the choice of the best epoch must not feel it.
 TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
   // Products this small are computed by one thread whatever the threads; other kernels would change their last bits.
   setenv("OPENBLAS_CORETYPE", "Prescott", 1);
@@ -178,6 +177,7 @@ TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
   expect_same_result(dir_.file("calibrated"), dir_.file("expected"));
 }
 
+// Whatever happens in the test part's days, training and the choice of the best epoch must not feel it.
 TEST_F(Finetune, NeverLooksAtTheTestPart) {
   std::ifstream file(kPrices);
   std::string changed;

@@ -29,7 +29,9 @@ struct Ended {
 class TopologyProgramTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    for (const char* name : {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "HWLOC_SYNTHETIC", "HWLOC_XMLFILE"}) unsetenv(name);
+    for (const char* name : {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT",
+                             "OMP_PROC_BIND", "HWLOC_SYNTHETIC", "HWLOC_XMLFILE"})
+      unsetenv(name);
   }
   void TearDown() override { unsetenv("OMP_NUM_THREADS"); }
 
@@ -80,6 +82,7 @@ TEST_F(TopologyProgramTest, ThisMachineIsPlannedAsTheOptimizerDoes) {
   const ThreadPlan plan = ThreadingOptimizer().plan();
   EXPECT_EQ(said["physical_cores"], plan.physical_cores);
   EXPECT_EQ(said["intra_op"], plan.intra_op);
+  EXPECT_EQ(said["inter_op"], plan.inter_op);
   EXPECT_EQ(said["dataloader"], plan.dataloader);
   EXPECT_EQ(said["preprocessing"], plan.preprocessing);
 }
@@ -97,7 +100,7 @@ TEST_F(TopologyProgramTest, AHybridMachineIsReadFromXml) {
   const json said = run_json({"--xml", testing::write_hybrid_machine(dir_)});
   EXPECT_EQ(said["performance_cores"], 2);
   EXPECT_EQ(said["efficiency_cores"], 4);
-  EXPECT_EQ(said["intra_op"], 2);
+  EXPECT_EQ(said["intra_op"], 6);
 }
 
 TEST_F(TopologyProgramTest, AMaskInsideTheDescribedMachineCounts) {
@@ -146,19 +149,19 @@ TEST_F(TopologyProgramTest, TheUsersVariablesWin) {
 
 TEST_F(TopologyProgramTest, WhatIsNotUnderstoodIsRefusedInALine) {
   expect_refused({"--synthetic", "pack:two"},
-                 "topology: expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got 'pack:two'");
-  expect_refused({"--synthetic", ""},
-                 "topology: expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got ''");
-  expect_refused({"--xml", "/nonexistent.xml"},
-                 "topology: expected a readable XML file of hwloc, got '/nonexistent.xml'");
+                 "expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got 'pack:two'");
+  expect_refused({"--synthetic", ""}, "expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got ''");
+  expect_refused({"--xml", "/nonexistent.xml"}, "expected a readable XML file of hwloc, got '/nonexistent.xml'");
   expect_refused({"--xml", "/etc/passwd"},
-                 "topology: expected a machine that hwloc can load, got the machine in "
+                 "expected a machine that hwloc can load, got the machine in "
                  "'/etc/passwd'");
   expect_refused({"--cgroup-root", "/nonexistent"}, "--cgroup-root: expected a folder, got '/nonexistent'");
   expect_refused({"--synthetic", "core:8 pu:1", "--cpus", "3-1"},
                  "--cpus: expected CPU numbers below 65536 as in 0-7,16, got '3-1'");
+  expect_refused({"--synthetic", "core:8 pu:1", "--cpus", ""},
+                 "--cpus: expected CPU numbers below 65536 as in 0-7,16, got ''");
   expect_refused({"--synthetic", "core:8 pu:1", "--cpus", "9"},
-                 "topology: expected a mask with at least one CPU of the synthetic machine 'core:8 pu:1', got none");
+                 "expected a mask with at least one CPU of the synthetic machine 'core:8 pu:1', got none");
   expect_refused({"--cpus", "0"}, "--cpus: goes with --synthetic or --xml; here, use taskset");
   EXPECT_EQ(run({"--synthetic", "core:8 pu:1", "--xml", "x"}).code, 2);
   EXPECT_EQ(run({"--memory", "-1"}).code, 2);

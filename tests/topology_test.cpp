@@ -255,15 +255,32 @@ TEST_F(TopologyDeathTest, PlacesThatNameCpusBeyondTheMachineAreLeftOut) {
       ::testing::ExitedWithCode(0), "logical " + expected + ";");
 }
 
-TEST_F(TopologyDeathTest, HwlocsOwnVariablesDescribeAnotherMachine) {
+TEST_F(TopologyDeathTest, HwlocsOwnVariablesDescribeAnotherMachineWhereThatIsAskedFor) {
   setenv("HWLOC_SYNTHETIC", "pack:2 core:4 pu:2", 1);
   EXPECT_EXIT(
       {
-        const CpuTopology machine = load_topology();
+        const CpuTopology machine = load_topology(MachineVariables::kReplaceTheMachine);
         std::fprintf(stderr, "%d of %d", machine.physical_cores, machine.logical_cores);
         _exit(0);
       },
       ::testing::ExitedWithCode(0), "8 of 16");
+}
+
+TEST_F(TopologyDeathTest, HwlocsOwnVariablesNeverLeadOutOfTheMask) {
+  // All of this machine's CPUs and many more, and one alone.
+  for (const char* description : {"pack:2 core:1024 pu:1", "core:1 pu:1(indexes=4095)"}) {
+    setenv("HWLOC_SYNTHETIC", description, 1);
+    EXPECT_EXIT(
+        {
+          const CpuTopology machine = load_topology();
+          std::fprintf(stderr, "%s", machine.origin.c_str());
+          const int cpus = static_cast<int>(available_cpus().size());
+          _exit(machine.cpus == available_cpus() && machine.physical_cores == cpus && machine.logical_cores == cpus
+                    ? 0
+                    : 1);
+        },
+        ::testing::ExitedWithCode(0), "the affinity mask.* HWLOC_XMLFILE or HWLOC_SYNTHETIC");
+  }
 }
 
 }  // namespace

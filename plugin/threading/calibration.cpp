@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
 
 namespace torchfeed::threading {
 namespace {
@@ -41,42 +44,65 @@ double chance_of(size_t count, size_t least) {
   return sum;
 }
 
+/// A step that takes so many times the default's, and that much more, is not worth waiting for again: the second lets
+/// threads start and caches fill.
+constexpr double kFarSlower = 2;
+constexpr double kFarSlowerSeconds = 0.02;
+
 bool hopeless(const CalibrationRounds& rounds, size_t candidate) {
+  if (rounds.abandoned[candidate]) return true;
   return rounds.candidates[candidate].size() >= kRoundsBeforeGivingUp && gain_of(rounds, candidate).median < kHopeless;
 }
 
-/// One round's seconds: of the default twice and of the candidates that are not given up, or nothing where time is
-/// over.
-std::optional<std::vector<double>> measure_round(const std::vector<size_t>& settings, size_t turn,
-                                                 const std::function<double(size_t)>& measure,
-                                                 const std::function<bool()>& over) {
+/// The longest that a candidate's step may take, from the default's median so far; none before it was measured.
+double longest_step(const CalibrationRounds& rounds, double of_this_round) {
+  if (rounds.first.empty() && of_this_round == 0) return std::numeric_limits<double>::infinity();
+  const double usual = rounds.first.empty() ? of_this_round : summarise(rounds.first).median;
+  return kFarSlower * usual + kFarSlowerSeconds;
+}
+
+/// One round's seconds by the places of `settings`, measured in the order of `places`; nothing where time is over.
+/// Candidates that are abandoned are noted in `rounds`.
+std::optional<std::vector<double>> measure_round(CalibrationRounds& rounds, const std::vector<size_t>& settings,
+                                                 const std::vector<size_t>& places, double end,
+                                                 const Measure& measure) {
   std::vector<double> seconds(settings.size());
-  for (size_t i = 0; i < settings.size(); ++i) {
-    if (over()) return std::nullopt;
-    const size_t place = (i + turn) % settings.size();
-    seconds[place] = measure(settings[place]);
+  for (const size_t place : places) {
+    const size_t setting = settings[place];
+    StepLimits limits;
+    limits.end = end;
+    if (setting != 0) limits.longest = longest_step(rounds, seconds[0]);
+    const auto measured = measure(setting, limits);
+    if (!measured) return std::nullopt;
+    seconds[place] = *measured;
+    if (*measured > limits.longest) rounds.abandoned[setting - 1] = true;
   }
   return seconds;
 }
 
 }  // namespace
 
-CalibrationRounds measure_rounds(size_t candidates, double budget, const std::function<double(size_t)>& measure,
+CalibrationRounds measure_rounds(size_t candidates, double budget, const Measure& measure,
                                  const std::function<double()>& now) {
   CalibrationRounds rounds;
   rounds.candidates.resize(candidates);
+  rounds.abandoned.resize(candidates);
   const double end = now() + budget;
-  const auto over = [&] { return !rounds.first.empty() && now() >= end; };
-  do {
+  std::mt19937 generator;  // unseeded: the same order in every run
+  while (now() < end) {
     std::vector<size_t> settings{0, 0};
     for (size_t candidate = 0; candidate < candidates; ++candidate)
       if (!hopeless(rounds, candidate)) settings.push_back(1 + candidate);
-    const auto seconds = measure_round(settings, rounds.first.size(), measure, over);
+    std::vector<size_t> places(settings.size());
+    std::iota(places.begin(), places.end(), size_t{0});
+    // The default goes first once, so that there is something to compare with.
+    if (!rounds.first.empty()) std::shuffle(places.begin(), places.end(), generator);
+    const auto seconds = measure_round(rounds, settings, places, end, measure);
     if (!seconds) break;
     rounds.first.push_back((*seconds)[0]);
     rounds.second.push_back((*seconds)[1]);
     for (size_t i = 2; i < settings.size(); ++i) rounds.candidates[settings[i] - 1].push_back((*seconds)[i]);
-  } while (now() < end);
+  }
   return rounds;
 }
 
@@ -103,7 +129,7 @@ std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain)
   if (count < kLeastRounds) return best;
   const double threshold = 1 + std::max(least_gain, noise_of(rounds));
   for (size_t candidate = 0; candidate < rounds.candidates.size(); ++candidate) {
-    if (rounds.candidates[candidate].size() < count) continue;
+    if (rounds.candidates[candidate].size() < count) continue;  // given up
     const std::vector<double> gains = gains_of(rounds, candidate);
     const auto faster = static_cast<size_t>(std::count_if(gains.begin(), gains.end(), [](double g) { return g > 1; }));
     const double chance = chance_of(count, faster) * static_cast<double>(rounds.candidates.size());

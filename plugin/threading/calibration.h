@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -18,13 +19,27 @@ struct CalibrationRounds {
   std::vector<double> second;
   /// By candidate and round. A candidate that was given up has fewer rounds than the default.
   std::vector<std::vector<double>> candidates;
+  /// By candidate: whether a step took so long that it was given up at once.
+  std::vector<bool> abandoned;
 };
 
-/// Measures in rounds until `budget` seconds have gone by. measure(0) is the default's seconds, measure(1 + i) those of
-/// candidate i; `now` is a clock in seconds. The order within a round moves on from round to round. A candidate that is
-/// slower by a tenth in the median of three rounds is given up, so that the time goes to the others. A round that the
-/// budget cuts off does not count. Measures at least one round.
-CalibrationRounds measure_rounds(size_t candidates, double budget, const std::function<double(size_t)>& measure,
+/// What a measurement has to keep to.
+struct StepLimits {
+  /// Seconds: a step that takes longer ends the measurement, and is its result.
+  double longest = std::numeric_limits<double>::infinity();
+  /// By the clock: no step begins after it.
+  double end = std::numeric_limits<double>::infinity();
+};
+
+/// Seconds of one step under a setting, 0: the default, 1 + i: candidate i; nothing where the time was over first.
+using Measure = std::function<std::optional<double>(size_t setting, const StepLimits& limits)>;
+
+/// Measures in rounds until `budget` seconds have gone by on `now`, a clock in seconds. The order within a round is
+/// another in each round, so that nobody always follows the same other, and the same in each calibration. A candidate
+/// with a step far slower than the default's (over twice its time, and 20 ms) is given up at once, one that is slower
+/// by a tenth in the median of three rounds then, so that the time goes to the others. A round that the budget cuts off
+/// does not count: there may be none.
+CalibrationRounds measure_rounds(size_t candidates, double budget, const Measure& measure,
                                  const std::function<double()>& now);
 
 /// What the default costs over what a candidate costs, above 1 where it is faster: the median over the rounds, and the

@@ -153,10 +153,10 @@ CpuTopology read_cores(hwloc_topology_t topology, const std::vector<int>& mask) 
 
 CpuTopology read_described(Topology topology, const std::string& what, const std::vector<int>& mask) {
   if (hwloc_topology_load(topology.get()) != 0)
-    throw std::invalid_argument("topology: expected a machine that hwloc can load, got " + what);
+    throw std::invalid_argument("expected a machine that hwloc can load, got " + what);
   CpuTopology result = read_cores(topology.get(), mask);
   if (result.cpus.empty())
-    throw std::invalid_argument("topology: expected a mask with at least one CPU of " + what + ", got none");
+    throw std::invalid_argument("expected a mask with at least one CPU of " + what + ", got none");
   result.origin = what;
   return result;
 }
@@ -179,18 +179,23 @@ CpuTopology topology_from_cpus(const std::vector<int>& cpus, const std::string& 
   return result;
 }
 
-CpuTopology load_topology() {
+CpuTopology load_topology(MachineVariables variables) {
   const std::vector<int> mask = available_cpus();
   const Topology topology = new_topology();
   if (!topology || hwloc_topology_load(topology.get()) != 0)
     return topology_from_cpus(mask, "the affinity mask alone, as hwloc could not read the machine (" +
                                         std::generic_category().message(errno) + ")");
-  if (!hwloc_topology_is_thissystem(topology.get())) {
+  const bool described = !hwloc_topology_is_thissystem(topology.get());
+  const std::string name = "a machine described by HWLOC_XMLFILE or HWLOC_SYNTHETIC";
+  if (described && variables == MachineVariables::kReplaceTheMachine) {
     CpuTopology other = read_cores(topology.get(), {});
-    other.origin = "hwloc, a machine described by HWLOC_XMLFILE or HWLOC_SYNTHETIC";
+    other.origin = "hwloc, " + name;
     if (!other.cpus.empty()) return other;
   }
   CpuTopology result = read_cores(topology.get(), mask);
+  if (described && result.cpus != mask)
+    return topology_from_cpus(mask, "the affinity mask alone, as hwloc reads " + name + ", which has not all its CPUs");
+  if (described) result.origin = "the affinity mask, and hwloc, which reads " + name;
   if (result.cpus.empty()) return topology_from_cpus(mask, "the affinity mask alone, as hwloc knows none of its CPUs");
   return result;
 }
@@ -199,8 +204,8 @@ CpuTopology topology_from_synthetic(const std::string& description, const std::v
   Topology topology = new_topology();
   const std::string what = "the synthetic machine '" + description + "'";
   if (!topology || hwloc_topology_set_synthetic(topology.get(), description.c_str()) != 0)
-    throw std::invalid_argument("topology: expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got '" +
-                                description + "'");
+    throw std::invalid_argument("expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got '" + description +
+                                "'");
   return read_described(std::move(topology), what, mask);
 }
 
@@ -208,7 +213,7 @@ CpuTopology topology_from_xml(const std::string& path, const std::vector<int>& m
   Topology topology = new_topology();
   const std::string what = "the machine in '" + path + "'";
   if (!topology || hwloc_topology_set_xml(topology.get(), path.c_str()) != 0)
-    throw std::invalid_argument("topology: expected a readable XML file of hwloc, got '" + path + "'");
+    throw std::invalid_argument("expected a readable XML file of hwloc, got '" + path + "'");
   return read_described(std::move(topology), what, mask);
 }
 

@@ -56,10 +56,18 @@ struct CpuTopology {
   int count(CoreKind kind) const;
 };
 
-/// This machine inside available_cpus(). HWLOC_XMLFILE and HWLOC_SYNTHETIC replace the machine as in hwloc's own tools;
-/// this process's mask says nothing about such a machine and is left out. Where hwloc fails, every CPU of the mask
-/// counts as a core, and `origin` says so. Never throws but std::bad_alloc and what available_cpus() throws.
-CpuTopology load_topology();
+/// What HWLOC_XMLFILE and HWLOC_SYNTHETIC, which hwloc follows, count for.
+enum class MachineVariables {
+  /// Sites export a file with the machine's own description, as that is read faster: it is believed in how the CPUs of
+  /// this process's mask hang together, and only where it has them all. What is planned stays inside the mask.
+  kDescribeThisMachine,
+  /// Another machine is looked at, as in hwloc's own tools; this process's mask says nothing about it and is left out.
+  kReplaceTheMachine,
+};
+
+/// This machine inside available_cpus(). Where hwloc fails, every CPU of the mask counts as a core, and `origin` says
+/// so. Never throws but std::bad_alloc and what available_cpus() throws.
+CpuTopology load_topology(MachineVariables variables = MachineVariables::kDescribeThisMachine);
 
 /// A machine described in hwloc's synthetic notation, e.g. "pack:2 core:8 pu:2", inside `mask` (empty: all of it).
 /// Errors: std::invalid_argument names the description, or the mask where it has no CPU of the machine.

@@ -65,7 +65,7 @@ void add_run_options(CLI::App& app, Options& options) {
   threads->check(CLI::Range(0, kMaxThreads))->capture_default_str();
   app.add_flag("--calibrate", options.calibrate,
                "Find the number of threads by timing training steps for 5 s, on a copy of the model. Sums over other "
-               "numbers of threads differ in their last bits")
+               "numbers of threads differ in their last bits; a run that is resumed with it may find another number")
       ->excludes(threads);
   app.add_flag("--resume", options.resume, "Go on from the checkpoint in the output folder");
   app.add_flag("--quiet", options.quiet, "Print nothing but errors");
