@@ -120,6 +120,7 @@ class Trial {
   MeasuredThreads threads(const MeasuredThreads& before) const {
     MeasuredThreads result = threads_in_force();
     result.short_spinning = before.short_spinning || plan_.short_spinning;
+    result.blas_kernels = plan_.blas_kernels;
     return result;
   }
 

@@ -401,7 +401,8 @@ TEST_F(CalibrateDeathTest, WhatCannotBeSetIsNotTriedAndNothingIsTriedTwice) {
           const MeasuredThreads& one = result.candidates[i];
           holds = holds && !one.short_spinning;
           for (size_t j = 0; j < i; ++j)
-            holds = holds && (one.intra_op != result.candidates[j].intra_op || one.blas != result.candidates[j].blas);
+            holds = holds && (one.intra_op != result.candidates[j].intra_op || one.blas != result.candidates[j].blas ||
+                              one.blas_kernels != result.candidates[j].blas_kernels);
         }
         finish(holds, result);
       },
@@ -417,7 +418,7 @@ TEST_F(CalibrateDeathTest, FirstStepsThatGetFasterAreNotTakenForTheStep) {
         const Calibration result = MadeUpStep([&run](int) {
                                      ++run;
                                      return run == 1 ? 0.04 : run == 2 ? 0.03 : 0.001;
-                                   }).calibrate(1);
+                                   }).calibrate(3);
         finish(result.candidates.size() > 1 && result.rounds >= 7, result);
       },
       ::testing::ExitedWithCode(0), "");
@@ -461,7 +462,7 @@ TEST_F(CalibrateDeathTest, ARealStepIsMeasuredAndThePlanPrinted) {
       {
         const at::Tensor matrix = at::randn({128, 128});
         CalibrationOptions options;
-        options.time = std::chrono::milliseconds(300);
+        options.time = std::chrono::milliseconds(3000);
         const Calibration result = calibrate([&] { at::mm(matrix, matrix); }, options);
         finish(result.rounds >= 1 && result.before.step_seconds > 0 && at::get_num_threads() == result.plan.intra_op,
                result);

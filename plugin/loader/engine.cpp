@@ -123,7 +123,8 @@ std::size_t Engine::finished() const noexcept {
 }
 
 std::optional<std::uint32_t> Engine::find_slot() noexcept {
-  if (held_ != 0) {
+  // One that is tried alone must not share the memory with others that are posted meanwhile.
+  if (held_ != 0 || alone_ != kNone) {
     return std::nullopt;
   }
   if (in_flight_.size() >= max_jobs_) {
@@ -179,6 +180,7 @@ void Engine::cancel(StreamShards* streams) noexcept {
   }
   in_flight_.clear();
   held_ = 0;
+  alone_ = kNone;
   first_ticket_ = next_ticket_;  // what a worker is at now is dropped when it is done
 }
 
@@ -363,6 +365,9 @@ Engine::Result Engine::next(const std::function<bool()>& refill) {
   Result result(&ring_, index);
   const Slot& slot = ring_.slot(index);
   const SlotWord word = ring_.word(index);
+  if (word.ticket == alone_) {
+    alone_ = kNone;
+  }
   telemetry_.restarts(ring_.header().restarts.load(std::memory_order_relaxed));
   telemetry_.produced(word.owner, slot.produce_begin, slot.produce_nanoseconds, slot.id);
   if (word.state == SlotState::kFailed) {
