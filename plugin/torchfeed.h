@@ -2,7 +2,10 @@
 
 // All of torchfeed.
 
+#include <torchfeed/datasets/financial_data_loader.h>
 #include <torchfeed/datasets/financial_dataset.h>
+#include <torchfeed/datasets/financial_options.h>
+#include <torchfeed/datasets/mapped_tensor_dataset.h>
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/calibrate.h>
