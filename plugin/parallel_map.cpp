@@ -163,8 +163,10 @@ DataLoaderOptions ParallelRun::start() {
 }
 
 void ParallelRun::started(std::uint64_t budget_bytes) noexcept {
-  // Each worker's chunk under way, and another that is written already.
-  plan_.set_most_bytes(budget_bytes / (2 * std::max<std::size_t>(workers_, 1)));
+  if (processes_) {  // threads hand their results over where they are
+    // Each worker's chunk under way, and another that is written already.
+    plan_.set_most_bytes(budget_bytes / (2 * std::max<std::size_t>(workers_, 1)));
+  }
 }
 
 loader::ItemJob ParallelRun::job() const noexcept { return {board_.get(), seed_, place_, plan_.patience()}; }

@@ -71,7 +71,7 @@ class ParallelRun {
   loader::BatchId id(std::size_t item) const noexcept { return {seed_, 0, item}; }
   loader::Workplace place() const noexcept { return place_; }
 
-  /// The loader has been made, and has so much shared memory.
+  /// The loader has been made, and has so much shared memory for worker processes.
   void started(std::uint64_t budget_bytes) noexcept;
 
   /// A chunk's first `made` items are done. `stats`: the loader's.

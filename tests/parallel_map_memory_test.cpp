@@ -159,6 +159,17 @@ TEST(ParallelMapMemory, AResultThatIsLargerThanTheBudgetIsAnErrorWithItsItemAndB
       << "written at the end, with what else the chunk has";
 }
 
+TEST(ParallelMapMemory, IsNoReasonForSmallChunksInThreads) {
+  detail::ParallelRun run(100'000, {.max_workers = 2}, true);
+  const DataLoaderOptions options = run.start();
+  auto loader = make_data_loader(loader::ItemDataset<int>({}, run.job()), loader::ChunkSampler(run.plan()), options);
+  run.started(loader->options().shared_memory_budget);
+  const auto first = run.plan().next();
+  ASSERT_TRUE(first.has_value());
+  run.plan().done(*first, 1, 1e-6, 100);
+  EXPECT_GT(run.plan().next().value_or(loader::ItemRange{}).size(), 1000U);  // of a microsecond each
+}
+
 TEST(ParallelMapMemory, RefusesABudgetThatIsTooSmall) {
   EXPECT_EQ(message_of([] {
               parallel_map([](int i) { return i; }, std::views::iota(0, 3),

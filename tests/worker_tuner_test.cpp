@@ -21,7 +21,8 @@ struct Workload {
   double step = 0;
   bool computing = true;  // making a batch; else it waits
   double noise = 0.03;
-  double tail = 0;  // seconds more that one batch in five takes to make, on average a fifth of that
+  double tail = 0;      // seconds more that one batch in five takes to make, on average a fifth of that
+  double crowding = 0;  // seconds more that a batch takes for each worker but the first
 };
 
 struct Machine {
@@ -41,7 +42,8 @@ double pace(const Machine& machine, const Workload& load, int workers) {
     return produce + load.step;
   }
   const double computing = load.step + (load.computing ? produce : 0);
-  return std::max({load.step + kHandOver, produce / workers, computing / machine.cores});
+  return std::max({load.step + kHandOver, produce / workers, computing / machine.cores}) +
+         load.crowding * (workers - 1);
 }
 
 double best_pace(const Machine& machine, const Workload& load) {
@@ -257,6 +259,17 @@ TEST(WorkerTuner, GoesBackToNoneWhereWorkersOnlyTakeTheTrainersCores) {
   const double seconds = loop.run(load, 2000);
   EXPECT_EQ(loop.workers(), 0);
   EXPECT_LT(seconds, 2000 * pace(machine, load, 0) / 0.98);
+}
+
+TEST(WorkerTuner, TriesFewerWorkersWhereTheFirstNumberIsWorseThanNone) {
+  const Workload load{.name = "crowded", .produce = 12e-6, .step = 3e-6, .crowding = 10e-6};
+  const Machine machine;
+  ASSERT_LT(pace(machine, load, 1), pace(machine, load, 0));
+  ASSERT_GT(pace(machine, load, 2), pace(machine, load, 0));
+  Loop loop(machine);
+  loop.run(load, 100'000);
+  EXPECT_EQ(loop.workers(), 1);
+  EXPECT_THAT(loop.changes(), ::testing::SizeIs(::testing::Le(2U)));  // 2, and 1
 }
 
 TEST(WorkerTuner, DoesNotHoldTheTimeOfAskingForLimitsAgainstNoWorkers) {

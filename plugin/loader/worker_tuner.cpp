@@ -240,7 +240,9 @@ std::optional<int> WorkerTuner::next_trial(const Result& result) const {
   };
   for (const auto& [workers, other] : results_) {
     if (other.seconds < result.seconds * (1 - kGain)) {
-      return std::nullopt;  // this was a step in the wrong direction
+      // This was a step in the wrong direction. Or one too long, where none are the best so far.
+      const int fewer = workers == 0 ? workers_ / 2 : 0;
+      return fewer > 0 && untried(fewer) ? std::optional(fewer) : std::nullopt;
     }
   }
   const bool waits = result.seconds - result.step > kGain * result.seconds;
