@@ -228,7 +228,7 @@ TEST_F(ConvertedDatasetTest, FeedsWorkerProcessesWithoutACopy) {
   auto loader = make_financial_data_loader<torch::data::samplers::SequentialSampler>(
       dataset, {.batch_size = 10, .num_workers = 2, .seed = 1});
   std::vector<torch::Tensor> data;
-  for (auto& batch : *loader) data.push_back(batch.data);
+  for (auto& batch : *loader) data.push_back(batch.data.clone());  // kept, it would be the loader that copies
   EXPECT_TRUE(torch::equal(torch::cat(data), dataset.get_batch(all_of(dataset)).data));
   EXPECT_EQ(loader->stats().copied_batches, 0U);
 }

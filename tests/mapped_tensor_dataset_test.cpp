@@ -249,7 +249,7 @@ TEST_F(MappedTensorDatasetTest, GivesTheSameBatchesWithWorkerProcessesWithoutACo
   auto loader =
       make_data_loader<torch::data::samplers::SequentialSampler>(dataset, DataLoaderOptions(7).num_workers(2).seed(1));
   std::vector<torch::Tensor> data;
-  for (auto& batch : *loader) data.push_back(batch.data);
+  for (auto& batch : *loader) data.push_back(batch.data.clone());  // kept, it would be the loader that copies
   EXPECT_TRUE(torch::equal(torch::cat(data), dataset.data()));
   EXPECT_EQ(loader->stats().copied_batches, 0U);
 }
