@@ -16,8 +16,9 @@ namespace torchfeed::datasets {
 ///
 /// A row's columns are, none twice: open, high, low, close and volume as far as the bars have them, the bars' other
 /// columns in their order, then `log_return` and `log_range` where they can be computed, then the features asked for.
-/// A feature asked for that is a column of the bars is that column. Rows begin after the warm-up of the features: with
-/// plain bars row 0 is bar 1. For one thread at a time.
+/// A feature asked for that is one of the bars' five, or a column of the bars and no known feature, is that column;
+/// other columns of the bars make way for a computed feature of their name. Rows begin after the warm-up of the
+/// features: with plain bars row 0 is bar 1. For one thread at a time.
 class BarRows {
  public:
   /// `bar_columns`: as `CsvReader::columns`. `features`: as `StreamingFeatures` takes them; c10::ValueError for an
@@ -48,6 +49,8 @@ class BarRows {
   /// else.
   std::vector<double> state() const;
   void load_state(std::span<const double> state);
+  /// What the last bar had in these columns; NaN for one that rows do not have. For `CsvReader::set_last_values`.
+  std::vector<double> last_values(const std::vector<std::string>& names) const;
 
  private:
   class Impl;

@@ -19,6 +19,7 @@ class NpyWriter {
   /// dimensions but the first; none for a vector. `element_bytes`: of one number.
   NpyWriter(std::string path, std::string descr, std::vector<std::int64_t> row_shape, std::size_t element_bytes);
   /// Takes over a file of `rows` rows that this class wrote, with the same type and shape, and goes on behind them.
+  /// Throws `DataError` if the file is another.
   static NpyWriter append_to(std::string path, std::string descr, std::vector<std::int64_t> row_shape,
                              std::size_t element_bytes, std::int64_t rows);
   ~NpyWriter();
@@ -29,10 +30,8 @@ class NpyWriter {
   void write(std::span<const std::byte> rows);
   template <typename T>
   void write(const std::vector<T>& rows) {
-    write(std::as_bytes(std::span(rows)));
+    write(std::as_bytes(std::span<const T>(rows)));
   }
-  /// Puts `rows` in place of the rows from `first` on, of which so many must be there.
-  void rewrite(std::int64_t first, std::span<const std::byte> rows);
 
   std::int64_t rows() const { return rows_; }
   std::size_t row_bytes() const { return row_bytes_; }
@@ -47,7 +46,9 @@ class NpyWriter {
  private:
   NpyWriter(std::string path, std::string descr, std::vector<std::int64_t> row_shape, std::size_t element_bytes,
             int open_flags, std::int64_t rows);
+  void put(const char* bytes, std::size_t count);
   void start_writeback();
+  [[noreturn]] void fail(const char* what) const;
 
   std::string path_;
   std::string descr_;

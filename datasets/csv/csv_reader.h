@@ -20,17 +20,17 @@ enum class MissingValues {
   kForwardFill,  ///< Takes the column's value of the row before; rows before a column's first value are left out.
 };
 
-/// How times are written.
+/// How times are written. Decimals beyond nanoseconds are cut off.
 enum class TimeFormat {
   kAuto,      ///< As the first row's time is: by its form, and for epochs by its magnitude (below 1e11 seconds, 1e14
               ///< milliseconds, 1e17 microseconds, else nanoseconds). Holds for the whole file.
-  kDate,      ///< 2010-02-28: midnight in the options' zone.
-  kDateTime,  ///< 2010-02-28T09:30:00.123456789Z: with T or a blank, hours and minutes at least, up to nine decimals
-              ///< of seconds after a point or comma, then Z, +hh:mm, +hhmm, +hh or nothing. A date alone is midnight.
+  kDate,      ///< 2010-02-28 or 20100228: midnight in the options' zone.
+  kDateTime,  ///< 2010-02-28T09:30:00.123456789Z: with T or a blank, hours and minutes at least, decimals of seconds
+              ///< after a point or comma, then Z, +hh:mm, +hhmm, +hh or nothing. A date alone is midnight.
   kEpochSeconds,       ///< Since 1970-01-01 UTC, decimals allowed.
   kEpochMilliseconds,  ///< The same.
   kEpochMicroseconds,  ///< The same.
-  kEpochNanoseconds,   ///< A whole number.
+  kEpochNanoseconds,   ///< The same.
 };
 
 /// Options of `CsvReader`. std::invalid_argument, with what was expected and got, for a value out of range.
@@ -72,7 +72,7 @@ struct CsvOptions {
 /// with file, line, column, value and what was expected: a file that cannot be read, is a directory, is empty or has a
 /// header alone; a gzip stream that is damaged or cut off; a column missing or named twice; a line with another number
 /// of fields than the header, longer than 64 KiB, or with control characters; a time that does not exist, is out of
-/// order, comes twice or lies outside 1677-09-22 to 2262-04-11; text where a number belongs, a number that is not
+/// order, comes twice or lies outside 1677-09-22 to 2262-04-10; text where a number belongs, a number that is not
 /// finite or not a double's; a missing value, a price or a volume as the options do not allow it.
 ///
 /// For one thread at a time.
@@ -94,6 +94,9 @@ class CsvReader {
   const std::string& time_column() const;
   /// Columns that are passed over, as the file writes them.
   const std::vector<std::string>& skipped_columns() const;
+
+  /// For `MissingValues::kForwardFill`: the values, of each column, of the row before the file's first; NaN for none.
+  void set_last_values(std::vector<double> values);
 
   /// The next rows in the file's order, at least one; none after the last. After an exception there is no more to get.
   std::optional<ColumnTable> next();
