@@ -1,5 +1,7 @@
 #pragma once
 
+#include <torchfeed/datasets/csv/csv_reader.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -109,6 +111,9 @@ struct FinancialOptions {
   /// Rows at the begin of the validation and the test part that are nobody's target. Range: 0 and above. Default: 0.
   /// c10::ValueError else.
   std::int64_t embargo = 0;
+  /// How CSV files are read: the times' column and zone, missing values, threads. std::invalid_argument for what is
+  /// wrong in it.
+  CsvOptions csv{};
 };
 
 /// Options of `FinancialDataset::walk_forward`.

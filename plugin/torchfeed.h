@@ -2,10 +2,12 @@
 
 // All of torchfeed.
 
+#include <torchfeed/datasets/features.h>
 #include <torchfeed/datasets/financial_data_loader.h>
 #include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/datasets/financial_options.h>
 #include <torchfeed/datasets/mapped_tensor_dataset.h>
+#include <torchfeed/datasets/streaming_features.h>
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/calibrate.h>

@@ -1,6 +1,9 @@
-#include <torchfeed/datasets/csv_reader.h>
-#include <torchfeed/datasets/features.h>
+#include <torchfeed/datasets/bar_rows.h>
+#include <torchfeed/datasets/csv/csv_reader.h>
+#include <torchfeed/datasets/data_error.h>
 #include <torchfeed/datasets/financial/load_instruments.h>
+#include <torchfeed/datasets/row_statistics.h>
+#include <torchfeed/datasets/streaming_features.h>
 
 #include <cctype>
 #include <filesystem>
@@ -10,57 +13,63 @@
 namespace torchfeed::datasets::financial {
 namespace {
 
+/// What an instrument's pointers point into.
 struct CsvRows {
   std::vector<float> rows;
   std::vector<std::int64_t> times;
   std::vector<double> statistics;
 };
 
+/// The file's name without .csv or .csv.gz, as `convert` names what it makes of it.
+std::string name_of(const std::string& path) {
+  std::filesystem::path name = std::filesystem::path(path).filename();
+  if (name.extension() == ".gz") name = name.stem();
+  return name.extension() == ".csv" ? name.stem() : name;
+}
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
 }  // namespace
 
-std::vector<std::string> feature_columns(const std::vector<std::string>& features) { return features; }
-
-Instrument load_csv(const std::string& path, const FinancialOptions& /*options*/) {
-  const PriceTable p = read_prices(path);
-  auto csv = std::make_shared<CsvRows>();
-  const std::vector<std::vector<double>> cols = {p.open,
-                                                 p.high,
-                                                 p.low,
-                                                 p.close,
-                                                 p.volume,
-                                                 log_return(p.close),
-                                                 log_range(p.high, p.low),
-                                                 log_volume_change(p.volume),
-                                                 log_close_open(p.open, p.close)};
-  for (size_t r = 1; r < p.size(); ++r) {
-    csv->times.push_back(std::int64_t{p.date[r]} * 86'400'000'000'000);
-    for (auto& c : cols) csv->rows.push_back(static_cast<float>(c[r]));
-  }
-  Instrument instrument;
-  instrument.name = std::filesystem::path(path).stem();
-  instrument.source = path;
-  instrument.columns = {
-      "open", "high", "low", "close", "volume", "log_return", "log_range", "log_volume_change", "log_close_open"};
-  instrument.size = static_cast<std::int64_t>(csv->times.size());
-  const auto n = cols.size();
-  for (std::int64_t b = 0; b < instrument.size; b += kStatisticsBlock) {
-    for (size_t c = 0; c < n; ++c) {
-      std::vector<double> v;
-      for (std::int64_t r = b; r < std::min(b + kStatisticsBlock, instrument.size); ++r)
-        v.push_back(csv->rows[static_cast<size_t>(r) * n + c]);
-      double mean = 0, sq = 0;
-      for (double x : v) mean += x;
-      mean /= static_cast<double>(v.size());
-      for (double x : v) sq += (x - mean) * (x - mean);
-      csv->statistics.push_back(mean);
-      csv->statistics.push_back(sq);
+std::vector<std::string> feature_columns(const std::vector<std::string>& features) {
+  std::vector<std::string> columns;
+  for (const auto& name : features) {
+    if (is_feature(name)) {
+      for (const auto& column : StreamingFeatures({name}).columns()) columns.push_back(column);
+    } else {
+      columns.push_back(lower(name));
     }
   }
+  return columns;
+}
+
+Instrument load_csv(const std::string& path, const FinancialOptions& options) {
+  CsvReader reader(path, options.csv);
+  BarRows rows(reader.columns(),
+               options.features.empty() ? BarRows::default_features(reader.columns()) : options.features, path);
+  auto csv = std::make_shared<CsvRows>();
+  while (const auto bars = reader.next()) rows.push(*bars, csv->rows, csv->times);
+  if (csv->times.empty()) {
+    throw DataError(path + ": expected more than " + std::to_string(rows.warm_up()) +
+                    " bars, which the features need before their first row, got " + std::to_string(rows.bars()));
+  }
+  RowStatistics statistics(rows.columns().size());
+  statistics.add(csv->rows);
+  csv->statistics = statistics.blocks();
+
+  Instrument instrument;
+  instrument.name = name_of(path);
+  instrument.source = path;
+  instrument.columns = rows.columns();
   instrument.rows = csv->rows.data();
   instrument.times = csv->times.data();
+  instrument.size = static_cast<std::int64_t>(csv->times.size());
   instrument.statistics = csv->statistics.data();
   instrument.rows_in_blocks = instrument.size;
-  instrument.storage = csv;
+  instrument.storage = std::move(csv);
   return instrument;
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <torchfeed/datasets/row_statistics.h>
+
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -16,9 +18,6 @@ namespace torchfeed::datasets::financial {
 
 /// How the values of rows are stored.
 enum class RowType { kFloat32, kFloat16, kBFloat16 };
-
-/// Rows whose mean and sum of squared deviations are stored together.
-inline constexpr std::int64_t kStatisticsBlock = 65536;
 
 /// The rows of one instrument, oldest first, with the times of their bars: in memory or mapped, shared by all views of
 /// them and never changed. Any thread may read.
