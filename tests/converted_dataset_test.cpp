@@ -90,7 +90,7 @@ TEST_F(ConvertedDatasetTest, GivesTheSameBitsMappedAsInMemoryWhateverTheColumns)
     const auto expected = copied.get_batch(all_of(copied));
     EXPECT_TRUE(torch::equal(batch.data, expected.data)) << features.size();
     EXPECT_TRUE(torch::equal(batch.target, expected.target));
-    EXPECT_EQ(mapped.target_series(), copied.target_series());
+    EXPECT_EQ(mapped.targets(), copied.targets());
 
     // And what they should be, in double.
     const auto raw = torch::tensor(table.values).reshape({200, 24}).to(torch::kFloat64);
@@ -129,7 +129,7 @@ TEST_F(ConvertedDatasetTest, ReadsHalfAndBfloat16) {
 
 TEST_F(ConvertedDatasetTest, FitsScalesFromStoredBlocksAndTheRowsBesideThem) {
   const size_t rows = 65536 * 3 + 1000;
-  RowTable table = random_rows(rows, {"log_range", "feature"});
+  RowTable table = random_rows(rows, {"log_range", "feature"}, 3, kDay / 8);
   for (size_t r = 0; r < rows; ++r) table.values[2 * r + 1] += 1e-5F * static_cast<float>(r);
   const auto path = write_converted(dir_, "one", table);
   const auto raw =
@@ -142,7 +142,7 @@ TEST_F(ConvertedDatasetTest, FitsScalesFromStoredBlocksAndTheRowsBesideThem) {
   for (const auto& [train, from] :
        {Case{0.2, 0}, Case{0.5, 0}, Case{0.7, 0}, Case{0.7, 30000}, Case{0.7, 65536}, Case{0.9989, 0}}) {
     FinancialOptions options{.sequence_length = 5};
-    if (from > 0) options.from = format_iso_date(static_cast<int32_t>(kFirstDay + static_cast<int64_t>(from)));
+    if (from > 0) options.from = format_iso_date(kFirstDay + static_cast<int32_t>(from / 8));
     options.train_fraction = train;
     options.validation_fraction = 0.0005;
     const FinancialDataset dataset = open(path, {"feature"}, options);
@@ -154,7 +154,7 @@ TEST_F(ConvertedDatasetTest, FitsScalesFromStoredBlocksAndTheRowsBesideThem) {
 }
 
 TEST_F(ConvertedDatasetTest, UsesStoredBlocksInsteadOfReadingTheirRows) {
-  const RowTable table = random_rows(65536 * 3, {"log_range", "feature"});
+  const RowTable table = random_rows(65536 * 3, {"log_range", "feature"}, 3, kDay / 8);
   const auto path = write_converted(dir_, "one", table);
   auto statistics = testing::block_statistics(table);
   for (size_t block = 0; block < 3; ++block) statistics[block * 4 + 2] = 100;  // the mean of `feature`
@@ -164,7 +164,7 @@ TEST_F(ConvertedDatasetTest, UsesStoredBlocksInsteadOfReadingTheirRows) {
 
 TEST_F(ConvertedDatasetTest, TakesRobustScalesOfManyRowsFromStretchesOfThem) {
   const int64_t rows = 1'600'000;
-  RowTable table = random_rows(static_cast<size_t>(rows), {"log_range"});
+  RowTable table = random_rows(static_cast<size_t>(rows), {"log_range"}, 3, kDay / 1440);
   const auto path = write_converted(dir_, "one", table);
   FinancialOptions options{.sequence_length = 5, .scaling = Scaling::kRobust};
   options.train_fraction = 0.9;

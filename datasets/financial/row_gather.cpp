@@ -93,12 +93,12 @@ RowGather::RowGather(const Instrument& instrument, std::vector<std::size_t> colu
 void standardise_window(float* window, std::int64_t length, std::int64_t columns) {
   for (std::int64_t c = 0; c < columns; ++c) {
     const auto at = [&](std::int64_t row) -> float& { return window[row * columns + c]; };
-    Moments moments{static_cast<double>(length), 0, 0};
-    for (std::int64_t row = 0; row < length; ++row) moments.mean += at(row);
-    moments.mean /= moments.count;
-    for (std::int64_t row = 0; row < length; ++row)
-      moments.squares += (at(row) - moments.mean) * (at(row) - moments.mean);
-    const Scale scale = moments.scale();
+    CountedMoments column{length, {}};
+    auto& [mean, squares] = column.moments;
+    for (std::int64_t row = 0; row < length; ++row) mean += at(row);
+    mean /= static_cast<double>(length);
+    for (std::int64_t row = 0; row < length; ++row) squares += (at(row) - mean) * (at(row) - mean);
+    const Scale scale = column.scale();
     for (std::int64_t row = 0; row < length; ++row) at(row) = scale(at(row));
   }
 }

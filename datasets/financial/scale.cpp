@@ -17,33 +17,33 @@ constexpr double kNormalInterquartileRange = 1.3489795003921634;
 bool is_variation(double spread, double centre) { return spread > 1e-12 + 1e-10 * std::abs(centre); }
 
 /// Moments of some columns in [begin, end), read from the rows.
-std::vector<Moments> read_moments(const Instrument& instrument, std::int64_t begin, std::int64_t end,
-                                  const std::vector<std::size_t>& columns) {
-  std::vector<Moments> moments(columns.size());
-  if (begin >= end) return moments;
+std::vector<CountedMoments> read_moments(const Instrument& instrument, std::int64_t begin, std::int64_t end,
+                                         const std::vector<std::size_t>& columns) {
+  std::vector<CountedMoments> all(columns.size());
+  if (begin >= end) return all;
   for (std::int64_t row = begin; row < end; ++row) {
-    for (std::size_t c = 0; c < columns.size(); ++c) moments[c].mean += instrument.value(row, columns[c]);
+    for (std::size_t c = 0; c < columns.size(); ++c) all[c].moments.mean += instrument.value(row, columns[c]);
   }
-  for (auto& each : moments) {
-    each.count = static_cast<double>(end - begin);
-    each.mean /= each.count;
+  for (auto& each : all) {
+    each.count = end - begin;
+    each.moments.mean /= static_cast<double>(each.count);
   }
   for (std::int64_t row = begin; row < end; ++row) {
     for (std::size_t c = 0; c < columns.size(); ++c) {
-      const double deviation = instrument.value(row, columns[c]) - moments[c].mean;
-      moments[c].squares += deviation * deviation;
+      const double deviation = instrument.value(row, columns[c]) - all[c].moments.mean;
+      all[c].moments.squares += deviation * deviation;
     }
   }
-  return moments;
+  return all;
 }
 
-void add_all(std::vector<Moments>& to, const std::vector<Moments>& moments) {
+void add_all(std::vector<CountedMoments>& to, const std::vector<CountedMoments>& moments) {
   for (std::size_t c = 0; c < to.size(); ++c) to[c].add(moments[c]);
 }
 
 /// Adds the moments of a range: from rows up to the first whole block, from blocks, from rows behind the last.
 void add_range(const Instrument& instrument, const RowRange& range, const std::vector<std::size_t>& columns,
-               std::vector<Moments>& moments) {
+               std::vector<CountedMoments>& moments) {
   const std::int64_t first = instrument.first_row + range.begin;
   const std::int64_t last = instrument.first_row + range.end;
   const std::int64_t first_block = (first + kStatisticsBlock - 1) / kStatisticsBlock;
@@ -60,7 +60,7 @@ void add_range(const Instrument& instrument, const RowRange& range, const std::v
     const std::int64_t rows = std::min(kStatisticsBlock, instrument.rows_in_blocks - block * kStatisticsBlock);
     const double* stored = instrument.statistics + block * 2 * static_cast<std::int64_t>(instrument.columns.size());
     for (std::size_t c = 0; c < columns.size(); ++c) {
-      moments[c].add({static_cast<double>(rows), stored[2 * columns[c]], stored[2 * columns[c] + 1]});
+      moments[c].add({rows, {stored[2 * columns[c]], stored[2 * columns[c] + 1]}});
     }
   }
   add_all(moments, read_moments(instrument, std::min(row_of(end_block), range.end), range.end, columns));
@@ -79,32 +79,29 @@ double quantile(std::vector<double>& values, double share) {
 
 }  // namespace
 
-void Moments::add(const Moments& other) {
-  if (other.count == 0) return;
-  const double total = count + other.count;
-  const double distance = other.mean - mean;
-  mean += distance * (other.count / total);
-  squares += other.squares + distance * distance * (count * other.count / total);
-  count = total;
+void CountedMoments::add(const CountedMoments& other) {
+  moments = combine(moments, count, other.moments, other.count);
+  count += other.count;
 }
 
-Scale Moments::scale() const {
-  const double deviation = count > 0 ? std::sqrt(squares / count) : 0;
-  return {mean, is_variation(deviation, mean) ? deviation : 1.0};
+Scale CountedMoments::scale() const {
+  const double deviation = count > 0 ? std::sqrt(moments.squares / static_cast<double>(count)) : 0;
+  return {moments.mean, is_variation(deviation, moments.mean) ? deviation : 1.0};
 }
 
-Moments moments_of(std::span<const double> values) {
-  Moments moments{static_cast<double>(values.size()), 0, 0};
-  if (values.empty()) return moments;
-  for (const double value : values) moments.mean += value;
-  moments.mean /= moments.count;
-  for (const double value : values) moments.squares += (value - moments.mean) * (value - moments.mean);
-  return moments;
+CountedMoments moments_of(std::span<const double> values) {
+  CountedMoments result{static_cast<std::int64_t>(values.size()), {}};
+  if (values.empty()) return result;
+  auto& [mean, squares] = result.moments;
+  for (const double value : values) mean += value;
+  mean /= static_cast<double>(values.size());
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return result;
 }
 
 std::vector<Scale> fit_standard(std::span<const Instrument> instruments, std::span<const RowRange> ranges,
                                 const ColumnPlaces& columns) {
-  std::vector<Moments> moments(columns.empty() ? 0 : columns.front().size());
+  std::vector<CountedMoments> moments(columns.empty() ? 0 : columns.front().size());
   for (const auto& range : ranges) {
     add_range(instruments[range.instrument], range, columns[range.instrument], moments);
   }

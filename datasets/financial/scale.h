@@ -1,6 +1,7 @@
 #pragma once
 
 #include <torchfeed/datasets/financial/instrument.h>
+#include <torchfeed/datasets/row_statistics.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -17,21 +18,19 @@ struct Scale {
   float operator()(double value) const { return static_cast<float>((value - centre) / spread); }
 };
 
-/// Count, mean and sum of squared deviations of numbers, of which two can be put together.
-/// Source: Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
-struct Moments {
-  double count = 0;
-  double mean = 0;
-  double squares = 0;
+/// Moments of so many numbers, to which others can be added.
+struct CountedMoments {
+  std::int64_t count = 0;
+  Moments moments;
 
-  void add(const Moments& other);
+  void add(const CountedMoments& other);
   /// Mean and population deviation. Numbers that do not vary keep a spread of 1, as their deviation is a rounding
   /// error, which must not be blown up to the size of a signal.
   Scale scale() const;
 };
 
 /// Moments of plain numbers.
-Moments moments_of(std::span<const double> values);
+CountedMoments moments_of(std::span<const double> values);
 
 /// Which columns are meant, instrument by instrument: [instruments][C] places.
 using ColumnPlaces = std::vector<std::vector<std::size_t>>;

@@ -62,12 +62,13 @@ struct RowTable {
   std::vector<float> values;  // [times, columns]
 };
 
-/// Rows of normal numbers, a day each.
-inline RowTable random_rows(size_t rows, const std::vector<std::string>& columns, uint64_t seed = 3) {
+/// Rows of normal numbers with mean 1 and deviation 2, so far apart.
+inline RowTable random_rows(size_t rows, const std::vector<std::string>& columns, uint64_t seed = 3,
+                            int64_t step = kDay) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal(1.0F, 2.0F);
   RowTable table{columns, {}, {}};
-  for (size_t r = 0; r < rows; ++r) table.times.push_back((kFirstDay + static_cast<int64_t>(r)) * kDay);
+  for (size_t r = 0; r < rows; ++r) table.times.push_back(kFirstDay * kDay + static_cast<int64_t>(r) * step);
   for (size_t i = 0; i < rows * columns.size(); ++i) table.values.push_back(normal(random));
   return table;
 }
