@@ -4,6 +4,7 @@
 #include "support/market_files.h"
 #include "support/temp_dir.h"
 
+#include <torchfeed/datasets/convert_csv.h>
 #include <torchfeed/datasets/data_error.h>
 #include <torchfeed/datasets/financial/scale.h>
 #include <torchfeed/datasets/financial_data_loader.h>
@@ -28,6 +29,7 @@
 #include <new>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace torchfeed::datasets {
@@ -41,9 +43,11 @@ using testing::meta_json;
 using testing::npy_dictionary;
 using testing::npy_file;
 using testing::npy_header;
+using testing::random_bars;
 using testing::random_rows;
 using testing::RowTable;
 using testing::TempDir;
+using testing::to_csv;
 using testing::write_converted;
 
 const std::vector<std::string> kColumns = {"close", "log_return", "log_range", "feature"};
@@ -100,6 +104,35 @@ TEST_F(ConvertedDatasetTest, GivesTheSameBitsMappedAsInMemoryWhateverTheColumns)
       const auto scaled = (raw.slice(0, 33, 39).select(1, place) - training.mean()) / training.std(/*unbiased=*/false);
       const auto window = batch.data[33].select(1, static_cast<int64_t>(c)).to(torch::kFloat64);
       EXPECT_TRUE(torch::allclose(window, scaled, 1e-5, 1e-6)) << features[c];
+    }
+  }
+}
+
+TEST_F(ConvertedDatasetTest, GivesTheSameBitsAsTheCsvFilesThatItWasMadeOf) {
+  const std::vector<std::string> csv = {dir_.write("a.csv", to_csv(random_bars(400, 1))),
+                                        dir_.write("b.csv", to_csv(random_bars(300, 2), kFirstDay + 60))};
+  const std::vector<std::string> features = {"close", "rsi_14", "macd_12_26_9", "log_return", "volatility_20"};
+  for (const auto& path : csv) convert_csv(path, dir_.file("rows"), {.features = features});
+  for (const auto& [scaling, horizon] : {std::pair{Scaling::kStandard, 1}, std::pair{Scaling::kRobust, 5}}) {
+    FinancialOptions options{.sequence_length = 20, .horizon = horizon, .scaling = scaling};
+    options.from = "2000-03-01";
+    options.features = features;
+    FinancialDataset of_csv = FinancialDataset::open(csv, options);
+    EXPECT_EQ(of_csv.features(), 7);  // three of them macd's
+    EXPECT_EQ(of_csv.feature_names()[3], "macd_12_26_9_signal");
+    for (const bool lazy : {true, false}) {
+      FinancialDataset converted = open(dir_.file("rows"), features, options, lazy);
+      ASSERT_EQ(converted.feature_names(), of_csv.feature_names());
+      EXPECT_EQ(converted.feature_mean(), of_csv.feature_mean());
+      EXPECT_EQ(converted.target_stddev(), of_csv.target_stddev());
+      for (const Split part : {Split::kTrain, Split::kValidation, Split::kTest}) {
+        auto view = converted.split(part);
+        auto expected = of_csv.split(part);
+        ASSERT_EQ(view.size(), expected.size());
+        const auto batch = view.get_batch(all_of(view));
+        EXPECT_TRUE(torch::equal(batch.data, expected.get_batch(all_of(expected)).data));
+        EXPECT_TRUE(torch::equal(batch.target, expected.get_batch(all_of(expected)).target));
+      }
     }
   }
 }

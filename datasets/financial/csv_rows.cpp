@@ -1,4 +1,5 @@
 #include <torchfeed/datasets/bar_rows.h>
+#include <torchfeed/datasets/convert_csv.h>
 #include <torchfeed/datasets/csv/csv_reader.h>
 #include <torchfeed/datasets/data_error.h>
 #include <torchfeed/datasets/financial/load_instruments.h>
@@ -6,7 +7,6 @@
 #include <torchfeed/datasets/streaming_features.h>
 
 #include <cctype>
-#include <filesystem>
 #include <memory>
 #include <utility>
 
@@ -19,13 +19,6 @@ struct CsvRows {
   std::vector<std::int64_t> times;
   std::vector<double> statistics;
 };
-
-/// The file's name without .csv or .csv.gz, as `convert` names what it makes of it.
-std::string name_of(const std::string& path) {
-  std::filesystem::path name = std::filesystem::path(path).filename();
-  if (name.extension() == ".gz") name = name.stem();
-  return name.extension() == ".csv" ? name.stem() : name;
-}
 
 std::string lower(std::string text) {
   for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -61,7 +54,7 @@ Instrument load_csv(const std::string& path, const FinancialOptions& options) {
   csv->statistics = statistics.blocks();
 
   Instrument instrument;
-  instrument.name = name_of(path);
+  instrument.name = instrument_of(path);
   instrument.source = path;
   instrument.columns = rows.columns();
   instrument.rows = csv->rows.data();

@@ -33,6 +33,11 @@ double Instrument::value(std::int64_t row, std::size_t column) const {
   }
 }
 
+const void* Instrument::row_address(std::int64_t row) const {
+  const std::int64_t row_bytes = static_cast<std::int64_t>(columns.size()) * (type == RowType::kFloat32 ? 4 : 2);
+  return static_cast<const char*>(rows) + row * row_bytes;
+}
+
 std::int64_t Instrument::row_at(std::int64_t time) const { return std::lower_bound(times, times + size, time) - times; }
 
 Instrument Instrument::between(std::int64_t from, std::int64_t to) const {
@@ -41,16 +46,7 @@ Instrument Instrument::between(std::int64_t from, std::int64_t to) const {
   part.size = std::max(row_at(to) - begin, std::int64_t{0});
   part.times += begin;
   part.first_row += begin;
-  switch (type) {
-    case RowType::kFloat16:
-      part.rows = rows_from<c10::Half>(begin);
-      break;
-    case RowType::kBFloat16:
-      part.rows = rows_from<c10::BFloat16>(begin);
-      break;
-    default:
-      part.rows = rows_from<float>(begin);
-  }
+  part.rows = row_address(begin);
   return part;
 }
 

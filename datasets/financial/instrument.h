@@ -56,7 +56,10 @@ struct Instrument {
   /// The rows from time `from` to before time `to`, of the same storage.
   Instrument between(std::int64_t from, std::int64_t to) const;
 
-  /// Row `row` is the first of those that `rows_from` points to.
+  /// Where a row begins.
+  const void* row_address(std::int64_t row) const;
+
+  /// The same for rows of a type that is known.
   template <typename T>
   const T* rows_from(std::int64_t row) const {
     return static_cast<const T*>(rows) + row * static_cast<std::int64_t>(columns.size());

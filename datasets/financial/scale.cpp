@@ -1,5 +1,8 @@
 #include <torchfeed/datasets/financial/scale.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -16,11 +19,22 @@ constexpr double kNormalInterquartileRange = 1.3489795003921634;
 // Equal float32 numbers leave a deviation of the rounding of a block's sum.
 bool is_variation(double spread, double centre) { return spread > 1e-12 + 1e-10 * std::abs(centre); }
 
+/// Asks the kernel for all of the rows at once where they are mapped: a page at a time, as for windows in any order,
+/// takes a disk many times as long.
+void read_ahead(const Instrument& instrument, std::int64_t begin, std::int64_t end) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<std::uintptr_t>(instrument.row_address(begin)) / page * page;
+  const auto last = reinterpret_cast<std::uintptr_t>(instrument.row_address(end));
+  // Its failure changes no result, and it does nothing for rows in memory.
+  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_WILLNEED);
+}
+
 /// Moments of some columns in [begin, end), read from the rows.
 std::vector<CountedMoments> read_moments(const Instrument& instrument, std::int64_t begin, std::int64_t end,
                                          const std::vector<std::size_t>& columns) {
   std::vector<CountedMoments> all(columns.size());
   if (begin >= end) return all;
+  read_ahead(instrument, begin, end);
   for (std::int64_t row = begin; row < end; ++row) {
     for (std::size_t c = 0; c < columns.size(); ++c) all[c].moments.mean += instrument.value(row, columns[c]);
   }
