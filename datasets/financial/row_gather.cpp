@@ -74,7 +74,7 @@ RowGather::RowGather(const Instrument& instrument, std::vector<std::size_t> colu
       columns_(std::move(columns)) {
   for (const auto& scale : scales) {
     centre_.push_back(static_cast<float>(scale.centre));
-    factor_.push_back(static_cast<float>(1 / scale.spread));
+    factor_.push_back(scale.factor());
   }
   bool side_by_side = true;
   for (std::size_t c = 1; c < columns_.size(); ++c) side_by_side = side_by_side && columns_[c] == columns_[c - 1] + 1;

@@ -10,12 +10,14 @@
 
 namespace torchfeed::datasets::financial {
 
-/// value -> (value - centre) / spread.
+/// value -> (value - centre) * (1 / spread), all in float32 as RowGather computes it, so that a target that is a
+/// feature's value in another row is the same number.
 struct Scale {
   double centre = 0;
   double spread = 1;
 
-  float operator()(double value) const { return static_cast<float>((value - centre) / spread); }
+  float factor() const { return static_cast<float>(1 / spread); }
+  float operator()(double value) const { return (static_cast<float>(value) - static_cast<float>(centre)) * factor(); }
 };
 
 /// Moments of so many numbers, to which others can be added.
