@@ -31,7 +31,8 @@ std::vector<std::string> feature_columns(const std::vector<std::string>& feature
   std::vector<std::string> columns;
   for (const auto& name : features) {
     if (is_feature(name)) {
-      for (const auto& column : StreamingFeatures({name}).columns()) columns.push_back(column);
+      const StreamingFeatures feature({name});
+      columns.insert(columns.end(), feature.columns().begin(), feature.columns().end());
     } else {
       columns.push_back(lower(name));
     }
