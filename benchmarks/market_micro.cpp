@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -39,10 +40,14 @@ std::int64_t rows_asked() {
   return text == nullptr ? 100'000 : std::atoll(text);
 }
 
-std::string npy_header(const std::string& descr, const std::string& shape) {
-  std::string text = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
-  text.resize(117, ' ');
-  return std::string("\x93NUMPY\x01\0\x76\0", 10) + text + '\n';
+std::string npy_header(const char* descr, const std::vector<std::int64_t>& shape) {
+  std::ostringstream text;
+  text << "{'descr': '" << descr << "', 'fortran_order': False, 'shape': (";
+  for (const auto size : shape) text << size << ", ";
+  text << "), }";
+  std::string padded = text.str();
+  padded.resize(117, ' ');
+  return std::string("\x93NUMPY\x01\0\x76\0", 10) + padded + '\n';
 }
 
 /// A converted directory of so many rows of normal numbers, removed at the end of the program.
@@ -53,16 +58,15 @@ class Directory {
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
     path_ = name;
     write_rows();
-    const std::string count = std::to_string(rows_);
     std::ofstream times(path_ / "times.npy", std::ios::binary);
-    times << npy_header("<i8", "(" + count + ",)");
+    times << npy_header("<i8", {rows_});
     for (std::int64_t row = 0; row < rows_; ++row) {
       const std::int64_t time = row * 60'000'000'000;
       times.write(reinterpret_cast<const char*>(&time), sizeof time);
     }
     write_statistics();
     std::ofstream meta(path_ / "meta.json");
-    meta << R"({"format": "torchfeed.rows", "version": 1, "instrument": "bench", "dtype": "float32", "rows": )" << count
+    meta << R"({"format": "torchfeed.rows", "version": 1, "instrument": "bench", "dtype": "float32", "rows": )" << rows_
          << R"(, "statistics_block": 65536, "columns": [)";
     for (std::size_t c = 0; c < kColumns.size(); ++c) meta << (c > 0 ? ", \"" : "\"") << kColumns[c] << '"';
     meta << "]}";
@@ -78,7 +82,7 @@ class Directory {
  private:
   void write_rows() const {
     std::ofstream file(path_ / "rows.npy", std::ios::binary);
-    file << npy_header("<f4", "(" + std::to_string(rows_) + ", " + std::to_string(kColumns.size()) + ")");
+    file << npy_header("<f4", {rows_, static_cast<std::int64_t>(kColumns.size())});
     std::mt19937_64 random(1);
     std::normal_distribution<float> normal;
     std::vector<float> block(1000 * kColumns.size());
@@ -92,7 +96,7 @@ class Directory {
   void write_statistics() const {
     const std::int64_t blocks = (rows_ + kBlock - 1) / kBlock;
     std::ofstream file(path_ / "statistics.npy", std::ios::binary);
-    file << npy_header("<f8", "(" + std::to_string(blocks) + ", " + std::to_string(kColumns.size()) + ", 2)");
+    file << npy_header("<f8", {blocks, static_cast<std::int64_t>(kColumns.size()), 2});
     for (std::int64_t i = 0; i < blocks * static_cast<std::int64_t>(kColumns.size()); ++i) {
       const double numbers[] = {0, static_cast<double>(kBlock)};
       file.write(reinterpret_cast<const char*>(numbers), sizeof numbers);

@@ -43,6 +43,7 @@ using testing::meta_json;
 using testing::npy_dictionary;
 using testing::npy_file;
 using testing::npy_header;
+using testing::python_tuple;
 using testing::random_bars;
 using testing::random_rows;
 using testing::RowTable;
@@ -335,14 +336,13 @@ class LargeDirectory : public ConvertedDatasetTest {
     for (int64_t row = 0; row < kRows; ++row) table.times.push_back(row * 1'000'000'000);
     columns_ = table.columns;
     path_ = write_converted(dir_, "large", {table.columns, {0}, std::vector<float>(256)});
-    const std::string count = std::to_string(kRows);
-    const auto header = npy_header(npy_dictionary("<f4", "(" + count + ", 256)"));
+    const auto header = npy_header(npy_dictionary("<f4", python_tuple({kRows, 256})));
     rows_ = dir_.write("large/rows.npy", header);
     std::filesystem::resize_file(rows_, header.size() + static_cast<uintmax_t>(kBytes));
-    dir_.write("large/times.npy", npy_file("<i8", "(" + count + ",)", table.times));
+    dir_.write("large/times.npy", npy_file("<i8", python_tuple({kRows}), table.times));
     std::vector<double> statistics;
     for (int64_t i = 0; i < kRows / 65536 * 256; ++i) statistics.insert(statistics.end(), {0, 65536});
-    dir_.write("large/statistics.npy", npy_file("<f8", "(" + std::to_string(kRows / 65536) + ", 256, 2)", statistics));
+    dir_.write("large/statistics.npy", npy_file("<f8", python_tuple({kRows / 65536, 256, 2}), statistics));
     dir_.write("large/meta.json", meta_json("large", table));
   }
 

@@ -31,6 +31,7 @@ using ::testing::HasSubstr;
 using testing::npy_dictionary;
 using testing::npy_file;
 using testing::npy_header;
+using testing::python_tuple;
 using ::testing::StartsWith;
 using testing::TempDir;
 
@@ -257,8 +258,8 @@ TEST_F(MappedTensorDatasetTest, GivesTheSameBatchesWithWorkerProcessesWithoutACo
 // A file of 1 TiB, all of it a hole, is there at once.
 TEST_F(MappedTensorDatasetTest, OpensFilesThatAreLargerThanMemory) {
   const int64_t rows = int64_t{1} << 38;
-  const auto x = dir_.write("X.npy", npy_header(npy_dictionary("<f4", "(" + std::to_string(rows) + ",)")));
-  const auto y = dir_.write("y.npy", npy_header(npy_dictionary("|b1", "(" + std::to_string(rows) + ",)")));
+  const auto x = dir_.write("X.npy", npy_header(npy_dictionary("<f4", python_tuple({rows}))));
+  const auto y = dir_.write("y.npy", npy_header(npy_dictionary("|b1", python_tuple({rows}))));
   std::error_code error;
   std::filesystem::resize_file(x, std::filesystem::file_size(x) + static_cast<uintmax_t>(rows) * 4, error);
   if (!error) std::filesystem::resize_file(y, std::filesystem::file_size(y) + static_cast<uintmax_t>(rows), error);

@@ -92,11 +92,12 @@ inline std::vector<double> block_statistics(const RowTable& table) {
 
 inline std::string meta_json(const std::string& instrument, const RowTable& table,
                              const std::string& dtype = "float32") {
-  std::string columns;
-  for (const auto& name : table.columns) columns += (columns.empty() ? "\"" : ", \"") + name + '"';
-  return "{\"format\": \"torchfeed.rows\", \"version\": 1, \"instrument\": \"" + instrument + "\", \"dtype\": \"" +
-         dtype + "\", \"rows\": " + std::to_string(table.times.size()) + ", \"columns\": [" + columns +
-         "], \"statistics_block\": 65536}";
+  std::ostringstream json;
+  json << R"({"format": "torchfeed.rows", "version": 1, "instrument": ")" << instrument << R"(", "dtype": ")" << dtype
+       << R"(", "rows": )" << table.times.size() << R"(, "columns": [)";
+  for (size_t c = 0; c < table.columns.size(); ++c) json << (c > 0 ? ", \"" : "\"") << table.columns[c] << '"';
+  json << R"(], "statistics_block": 65536})";
+  return json.str();
 }
 
 /// Writes what `convert` writes of an instrument, without its code, and gives the directory. `descr` and `rows` are of
@@ -105,13 +106,13 @@ inline std::string write_converted(const TempDir& dir, const std::string& name, 
                                    const std::string& dtype = "float32", const std::string& descr = "<f4",
                                    const std::string& rows = {}) {
   std::filesystem::create_directories(dir.file(name));
-  const std::string count = std::to_string(table.times.size());
-  const std::string columns = std::to_string(table.columns.size());
-  const std::string blocks = std::to_string((table.times.size() + 65535) / 65536);
-  dir.write(name + "/rows.npy", npy_header(npy_dictionary(descr, "(" + count + ", " + columns + ")")) +
+  const auto count = static_cast<int64_t>(table.times.size());
+  const auto columns = static_cast<int64_t>(table.columns.size());
+  dir.write(name + "/rows.npy", npy_header(npy_dictionary(descr, python_tuple({count, columns}))) +
                                     (rows.empty() ? bytes_of(table.values) : rows));
-  dir.write(name + "/times.npy", npy_file("<i8", "(" + count + ",)", table.times));
-  dir.write(name + "/statistics.npy", npy_file("<f8", "(" + blocks + ", " + columns + ", 2)", block_statistics(table)));
+  dir.write(name + "/times.npy", npy_file("<i8", python_tuple({count}), table.times));
+  dir.write(name + "/statistics.npy",
+            npy_file("<f8", python_tuple({(count + 65535) / 65536, columns, 2}), block_statistics(table)));
   dir.write(name + "/meta.json", meta_json(std::filesystem::path(name).filename(), table, dtype));
   return dir.file(name);
 }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,20 @@ inline std::string npy_header(const std::string& dictionary, int major = 1) {
   return bytes + text;
 }
 
+/// As Python writes it: "(3, 4, )".
+inline std::string python_tuple(const std::vector<std::int64_t>& values) {
+  std::ostringstream text;
+  text << '(';
+  for (const auto value : values) text << value << ", ";
+  text << ')';
+  return text.str();
+}
+
 /// The dictionary of an array in C order: shape as Python writes it, "(3, 4)".
 inline std::string npy_dictionary(const std::string& descr, const std::string& shape) {
-  return "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
+  std::ostringstream text;
+  text << "{'descr': '" << descr << "', 'fortran_order': False, 'shape': " << shape << ", }";
+  return text.str();
 }
 
 template <typename T>
