@@ -20,10 +20,11 @@ void add_row(const float* values, std::int64_t count, float* to) {
 
 class Addition {
  public:
-  Addition(const Block& block, const std::vector<float>& values) : block_(block), values_(values) {
+  Addition(const Block& block, const std::vector<float>& values)
+      : block_(block), values_(values), channel_(values.size() == 1 ? -1 : block.channel) {
     // Channels beside each other in memory without gaps are added to many elements at once.
     const std::size_t last = block.sizes.size() - 1;
-    if (block.channel > 0 && block.channel == static_cast<int>(last) && block.to_strides[last] == 1 &&
+    if (channel_ > 0 && channel_ == static_cast<int>(last) && block.to_strides[last] == 1 &&
         block.to_strides[last - 1] == block.sizes[last]) {
       row_ = repeated(values);
     }
@@ -40,7 +41,7 @@ class Addition {
     }
     const std::int64_t size = block_.sizes[dimension];
     const std::int64_t stride = block_.to_strides[dimension];
-    const bool channel = static_cast<int>(dimension) == block_.channel;
+    const bool channel = static_cast<int>(dimension) == channel_;
     if (left == 1 && stride == 1 && !channel) {
       for (std::int64_t i = 0; i < size; ++i) to[i] += value;
       return;
@@ -58,6 +59,7 @@ class Addition {
 
   const Block& block_;
   const std::vector<float>& values_;
+  int channel_;  ///< of `values`: -1 where one is for all, even if the block has channels
   std::vector<float> row_;
 };
 

@@ -77,10 +77,17 @@ bool is_one(const std::vector<float>& values, float one) {
   return std::all_of(values.begin(), values.end(), [&](float value) { return value == one; });
 }
 
+/// A reorder from float32 to int32 does not hold to the range, other than those to bytes.
+void hold_to_int_range(float* values, std::size_t count) {
+  constexpr float kLeast = -2147483648.0F;
+  constexpr float kLargest = 2147483520.0F;  // the next float32 would be too large
+  for (std::size_t i = 0; i < count; ++i) values[i] = std::min(std::max(values[i], kLeast), kLargest);
+}
+
 /// What is done with blocks of one kind: a reorder scales, converts and lays out; the shift is added while the block is
 /// still in the cache, which is faster than a reorder that adds to its result. Dtypes narrower than float32 are made
 /// from that in a second reorder, where there is a shift, so that they are rounded once, and where the layout changes,
-/// as a single reorder does that one element at a time.
+/// as a single reorder does that one element at a time; int32 always, to be held to its range.
 class BlockConversion {
  public:
   BlockConversion(const Block& block, const std::vector<float>& scale, const std::vector<float>& shift)
@@ -89,7 +96,8 @@ class BlockConversion {
     if (block.to != at::kFloat) {
       const Block whole = merged(block);
       const bool lies_alike = whole.from_strides == whole.to_strides;
-      if (!shifts && lies_alike) first_ = Reorder::find(whole, scale);
+      holds_ = block.to == at::kInt;
+      if (!shifts && lies_alike && !holds_) first_ = Reorder::find(whole, scale);
       if (!first_) find_second(block);
     }
     wide_ = merged(wide_);
@@ -114,6 +122,7 @@ class BlockConversion {
       first_->run(from, wide);
     }
     if (adds_) add(wide_, shift_, static_cast<float*>(wide));
+    if (holds_) hold_to_int_range(static_cast<float*>(wide), elements_);
     if (second_) second_->run(wide, to);
   }
 
@@ -141,6 +150,7 @@ class BlockConversion {
   std::size_t elements_ = 0;
   bool splits_ = false;
   bool adds_ = false;
+  bool holds_ = false;
   bool complete_ = false;
   std::shared_ptr<const Reorder> first_;
   std::shared_ptr<const Reorder> second_;
