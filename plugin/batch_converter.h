@@ -81,9 +81,10 @@ class BatchConverter
   std::shared_ptr<const BatchConverterOptions> options_;
 };
 
-/// BatchConverter for datasets whose batches are no std::vector<Example<>>:
-/// `dataset.map(Convert<TensorExample>({...}))` where get_batch gives a whole TensorExample,
-/// `Convert<std::vector<TensorExample>>` where get gives one a sample; all that BatchConverter can be called with.
+/// BatchConverter for datasets whose batches are no std::vector<Example<>>, but what else it can be called with:
+/// `dataset.map(Convert<std::vector<TensorExample>>({...}))`, or `Convert<TensorExample>` for a stateful dataset whose
+/// get_batch gives an optional TensorExample. torch::data's map() takes no dataset that gives whole batches without
+/// being stateful: make a torch::data::datasets::MapDataset of both, or call the converter in get_batch.
 template <typename Batch>
 class Convert : public torch::data::transforms::BatchTransform<Batch, decltype(std::declval<const BatchConverter&>()(
                                                                           std::declval<Batch>()))> {

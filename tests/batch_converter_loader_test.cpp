@@ -11,8 +11,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace torchfeed {
@@ -118,15 +121,19 @@ TEST_P(BatchConverterInLoaders, KeepsTheTargets) {
   EXPECT_TRUE(torch::equal(torch::cat(targets), torch::arange(kImages)));
 }
 
+/// A dataset that makes whole batches, mapped.
+template <typename Batch>
+auto converted(std::function<Batch(const std::vector<std::size_t>&)> make) {
+  using Dataset = FunctionDataset<Batch>;
+  return torch::data::datasets::MapDataset<Dataset, Convert<Batch>>(Dataset(kImages, std::move(make)),
+                                                                    Convert<Batch>(kToPlanes));
+}
+
 TEST_P(BatchConverterInLoaders, ConvertsTheBatchesOfBatchNativeDatasets) {
-  expect_planes_from(FunctionDataset<torch::Tensor>(kImages, rows).map(Convert<torch::Tensor>(kToPlanes)), GetParam());
-  expect_planes_from(
-      FunctionDataset<Example<>>(kImages, [](const auto& i) { return Example<>(rows(i), testing::indices_tensor(i)); })
-          .map(Convert<Example<>>(kToPlanes)),
-      GetParam());
-  expect_planes_from(FunctionDataset<TensorExample>(kImages, [](const auto& i) { return TensorExample(rows(i)); })
-                         .map(Convert<TensorExample>(kToPlanes)),
+  expect_planes_from(converted<torch::Tensor>(rows), GetParam());
+  expect_planes_from(converted<Example<>>([](const auto& i) { return Example<>(rows(i), testing::indices_tensor(i)); }),
                      GetParam());
+  expect_planes_from(converted<TensorExample>([](const auto& i) { return TensorExample(rows(i)); }), GetParam());
 }
 
 TEST_P(BatchConverterInLoaders, ConvertsInGetBatch) {
