@@ -4,6 +4,7 @@
 
 #include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/plugin/batch_codec.h>
+#include <torchfeed/plugin/batch_converter.h>
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/calibrate.h>
 #include <torchfeed/plugin/data_loader.h>
