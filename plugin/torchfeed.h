@@ -17,7 +17,13 @@
 #include <torchfeed/plugin/stack.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <torchfeed/plugin/worker_info.h>
+#include <torchfeed/samplers/block_shuffle_sampler.h>
+#include <torchfeed/samplers/distributed_shuffle_sampler.h>
+#include <torchfeed/samplers/shuffle_quality.h>
 #include <torchfeed/samplers/shuffle_sampler.h>
+#include <torchfeed/samplers/subset_sampler.h>
+#include <torchfeed/samplers/walk_forward.h>
+#include <torchfeed/samplers/weighted_random_sampler.h>
 
 // What a training program needs of LibTorch beside it: TorchScript models, torch::data's datasets and samplers.
 #include <torch/data.h>
