@@ -58,9 +58,9 @@ Outcome read(Open open) {
         expect(rows->values[c].size() == rows->size(), "lengths");
         all.values[c].insert(all.values[c].end(), rows->values[c].begin(), rows->values[c].end());
       }
-      outcome.dropped = reader.dropped_rows();
-      outcome.filled = reader.filled_values();
     }
+    outcome.dropped = reader.dropped_rows();
+    outcome.filled = reader.filled_values();
   } catch (const DataError& error) {
     outcome.error = error.what();
     outcome.table = {};  // how many rows come before an error depends on the blocks
