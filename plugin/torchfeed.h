@@ -2,7 +2,9 @@
 
 // All of torchfeed.
 
+#include <torchfeed/datasets/features.h>
 #include <torchfeed/datasets/financial_dataset.h>
+#include <torchfeed/datasets/streaming_features.h>
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/calibrate.h>

@@ -46,16 +46,6 @@ TEST(Positions, OfMomentumAreInAboveTheThreshold) {
   EXPECT_THAT(positions({Momentum{9, 0.1}, true}, close), ::testing::Each(0)) << "no history";
 }
 
-TEST(Positions, RelativeStrengthIsWilders) {
-  // Gains and losses of 2 smoothed: at 2 (0.5, 0.5), at 3 (1.25, 0.25), at 4 (0.625, 1.125).
-  const auto strength = relative_strength(std::vector<double>{10, 11, 10, 12, 10}, 2);
-  EXPECT_TRUE(std::isnan(strength[0]) && std::isnan(strength[1]));
-  EXPECT_THAT(strength[2], DoubleNear(50, 1e-9));
-  EXPECT_THAT(strength[3], DoubleNear(100 * 1.25 / 1.5, 1e-9));
-  EXPECT_THAT(strength[4], DoubleNear(100 * 0.625 / 1.75, 1e-9));
-  EXPECT_EQ(relative_strength(std::vector<double>{7, 7, 7}, 2)[2], 50) << "nothing moved";
-}
-
 TEST(Positions, OfReversionAreHeldUntilTheIndexHasComeBack) {
   // Index over 1 bar: 0 after a fall, 100 after a rise, 50 where nothing moved.
   const std::vector<double> close{10, 9, 9, 10, 10, 9};

@@ -1,14 +1,13 @@
 #include "strategy.h"
 
+#include <torchfeed/datasets/features.h>
+
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
-#include <limits>
 
 namespace torchfeed::backtest {
 namespace {
-
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 template <typename... Parts>
 std::string format(const char* pattern, Parts... parts) {
@@ -21,22 +20,9 @@ std::string name_of(const Crossover& rule) { return format("crossover %d/%d", ru
 std::string name_of(const Momentum& rule) { return format("momentum %d > %g %%", rule.bars, 100 * rule.threshold); }
 std::string name_of(const Reversion& rule) { return format("reversion %d: %g..%g", rule.bars, rule.enter, rule.leave); }
 
-/// Mean of the last `bars` values; NaN for the first bars - 1. Sums from the beginning, so that no value depends on a
-/// later one, not even in its last bit.
-std::vector<double> moving_average(std::span<const double> values, int bars) {
-  std::vector<double> mean(values.size(), kNone);
-  const auto width = static_cast<std::size_t>(bars);
-  std::vector<double> sum(values.size() + 1);
-  for (std::size_t t = 0; t < values.size(); ++t) {
-    sum[t + 1] = sum[t] + values[t];
-    if (t + 1 >= width) mean[t] = (sum[t + 1] - sum[t + 1 - width]) / bars;
-  }
-  return mean;
-}
-
 std::vector<double> positions_of(const Crossover& rule, bool shorts, std::span<const double> close) {
-  const auto fast = moving_average(close, rule.fast);
-  const auto slow = moving_average(close, rule.slow);
+  const auto fast = datasets::sma(close, rule.fast);
+  const auto slow = datasets::sma(close, rule.slow);
   std::vector<double> position(close.size());
   for (std::size_t t = 0; t < close.size(); ++t) {
     if (std::isnan(fast[t]) || std::isnan(slow[t])) continue;
@@ -55,7 +41,7 @@ std::vector<double> positions_of(const Momentum& rule, bool shorts, std::span<co
 }
 
 std::vector<double> positions_of(const Reversion& rule, bool shorts, std::span<const double> close) {
-  const auto strength = relative_strength(close, rule.bars);
+  const auto strength = datasets::rsi(close, rule.bars);
   std::vector<double> position(close.size());
   double now = 0;
   for (std::size_t t = 0; t < close.size(); ++t) {
@@ -76,26 +62,6 @@ std::string Strategy::name() const {
 
 std::vector<double> positions(const Strategy& strategy, std::span<const double> close) {
   return std::visit([&](const auto& rule) { return positions_of(rule, strategy.shorts, close); }, strategy.rule);
-}
-
-std::vector<double> relative_strength(std::span<const double> close, int bars) {
-  std::vector<double> strength(close.size(), kNone);
-  double gain = 0;
-  double loss = 0;
-  for (std::size_t t = 1; t < close.size(); ++t) {
-    const double change = close[t] - close[t - 1];
-    const double up = change > 0 ? change : 0;
-    const double down = change < 0 ? -change : 0;
-    if (t <= static_cast<std::size_t>(bars)) {
-      gain += up / bars;
-      loss += down / bars;
-    } else {
-      gain = (gain * (bars - 1) + up) / bars;
-      loss = (loss * (bars - 1) + down) / bars;
-    }
-    if (t >= static_cast<std::size_t>(bars)) strength[t] = gain + loss == 0 ? 50 : 100 * gain / (gain + loss);
-  }
-  return strength;
 }
 
 std::vector<Strategy> make_grid() {

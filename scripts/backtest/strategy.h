@@ -39,11 +39,6 @@ struct Strategy {
 /// closes up to t alone, and held until the next.
 std::vector<double> positions(const Strategy& strategy, std::span<const double> close);
 
-/// Relative strength index, 0 to 100 (Wilder 1978, "New Concepts in Technical Trading Systems"): the share of gains in
-/// the exponentially smoothed gains and losses of one bar, whose first value is the mean of the first `bars`; 50 where
-/// nothing moved. NaN for the first `bars` closes.
-std::vector<double> relative_strength(std::span<const double> close, int bars);
-
 /// All strategies to compare: some 5,000, in an order that never changes.
 std::vector<Strategy> make_grid();
 
