@@ -22,18 +22,11 @@ struct PriceTable {
   size_t size() const { return date.size(); }
 };
 
-/// Reads daily bars from a CSV file (RFC 4180 with the liberties below).
+/// Reads daily bars from a CSV file as `CsvReader` does, all at once: `date` (YYYY-MM-DD), `open`, `high`, `low`,
+/// `close` and `volume` must be among its columns; others are passed over unread.
 ///
-/// The first line names the columns, in any order and any case. `date` (YYYY-MM-DD), `open`, `high`, `low`, `close`
-/// and `volume` must be among them; others are passed over unread. Lines end in LF or CRLF, the last one may have no
-/// end; a UTF-8 byte order mark, empty lines, blanks around a field and quotes around it are accepted. A quoted field
-/// ends on its own line.
-///
-/// Throws `DataError` at the first fault, with file, line, column, value and what was expected: a file that cannot be
-/// read, is a directory, is empty or has a header alone; a column missing or named twice; a line with another number
-/// of fields than the header, longer than 64 KiB, or with control characters; a date that does not exist, is out of
-/// order or comes twice; text where a number belongs, a number not finite, a price not above zero, a negative volume,
-/// high below low. Safe to call from any thread.
+/// Throws `DataError` at the first fault, with file, line, column, value and what was expected. Safe to call from any
+/// thread.
 PriceTable read_prices(const std::string& path);
 
 /// The same for CSV text in memory; `name` stands for the file in messages.

@@ -13,8 +13,9 @@ class ProgressBar {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Of `total` items, from now on, to `out`, which is a terminal or not.
-  explicit ProgressBar(std::size_t total, std::FILE* out = stderr, Clock::time_point now = Clock::now());
+  /// Of `total` items, from now on, to `out`, which is a terminal or not. `unit`: what they are called.
+  explicit ProgressBar(std::size_t total, std::FILE* out = stderr, Clock::time_point now = Clock::now(),
+                       std::string unit = "items");
   /// Leaves no bar behind, if not all was done.
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
@@ -26,11 +27,12 @@ class ProgressBar {
 
   /// What there is to say of `done` items of `total` (more count as all) after `seconds`:
   /// "[######......] 512/1000 items  51 %  205 items/s  2.4 s left".
-  static std::string text(std::size_t done, std::size_t total, double seconds);
+  static std::string text(std::size_t done, std::size_t total, double seconds, const std::string& unit = "items");
 
  private:
   std::size_t total_;
   std::FILE* out_;
+  std::string unit_;
   bool terminal_;
   bool drawn_ = false;
   std::size_t done_ = 0;

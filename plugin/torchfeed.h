@@ -2,8 +2,12 @@
 
 // All of torchfeed.
 
+#include <torchfeed/datasets/bar_rows.h>
+#include <torchfeed/datasets/convert_csv.h>
+#include <torchfeed/datasets/csv/csv_reader.h>
 #include <torchfeed/datasets/features.h>
 #include <torchfeed/datasets/financial_dataset.h>
+#include <torchfeed/datasets/npy_writer.h>
 #include <torchfeed/datasets/streaming_features.h>
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/batch_converter.h>

@@ -26,7 +26,7 @@ fail() {
 # A program counts as there wherever it comes from; a library only as a Debian package.
 programs=(g++:g++ cmake:cmake ninja:ninja-build ccache:ccache)
 libraries=(libdnnl-dev libhwloc-dev libboost-dev libopenblas0-pthread libcli11-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev)
+  zlib1g-dev libfast-float-dev libgtest-dev libgmock-dev libbenchmark-dev)
 
 # Prints the folder of the user's own TorchConfig.cmake, if an environment variable leads to one.
 own_libtorch() {
@@ -65,7 +65,7 @@ done
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   fail "this system has no apt: install these yourself, then build with CMake: GCC 12 or Clang 16 or newer," \
     "CMake 3.25 or newer, Ninja, LibTorch 1.13.1 or newer, oneDNN, hwloc, Boost 1.74 or newer, CLI11," \
-    "nlohmann-json, GoogleTest with GoogleMock, Google Benchmark (OpenBLAS and ccache are welcome)"
+    "nlohmann-json, zlib, GoogleTest with GoogleMock, Google Benchmark (OpenBLAS, fast_float and ccache are welcome)"
 fi
 
 torch_dir=$(own_libtorch)

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <torchfeed/datasets/column_table.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace torchfeed::datasets {
+
+/// Turns bars into float32 rows: the one function behind `FinancialDataset` of a CSV file and `convert`, so that both
+/// hold the same numbers to the bit.
+///
+/// A row's columns are, none twice: open, high, low, close and volume as far as the bars have them, the bars' other
+/// columns in their order, then `log_return` and `log_range` where they can be computed, then the features asked for.
+/// A feature asked for that is one of the bars' five, or a column of the bars and no known feature, is that column;
+/// other columns of the bars make way for a computed feature of their name. Rows begin after the warm-up of the
+/// features: with plain bars row 0 is bar 1. For one thread at a time.
+class BarRows {
+ public:
+  /// `bar_columns`: as `CsvReader::columns`. `features`: as `StreamingFeatures` takes them; c10::ValueError for an
+  /// unknown one. `name`: of the file, for messages.
+  BarRows(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name);
+  ~BarRows();
+  BarRows(BarRows&&) noexcept;
+  BarRows& operator=(BarRows&&) noexcept;
+
+  /// log_return, log_range, log_volume_change, log_close_open, as far as bars with these columns have what they need.
+  static std::vector<std::string> default_features(const std::vector<std::string>& bar_columns);
+
+  /// C names.
+  const std::vector<std::string>& columns() const;
+  /// As asked.
+  const std::vector<std::string>& features() const;
+  /// Bars at the start that give no row.
+  std::size_t warm_up() const;
+  /// Bars so far.
+  std::uint64_t bars() const;
+
+  /// Adds to `rows` (C numbers each) and `times` what the next bars give. `bars` has the columns of the constructor, in
+  /// any order. Throws `DataError` for a number that float32 cannot hold, and for a feature that is not finite after
+  /// its warm-up (as the bars lack a column that it needs).
+  void push(const ColumnTable& bars, std::vector<float>& rows, std::vector<std::int64_t>& times);
+
+  /// All that the next bars' rows depend on. load_state is for an object of the same columns and features, c10::Error
+  /// else.
+  std::vector<double> state() const;
+  void load_state(std::span<const double> state);
+  /// What the last bar had in these columns; NaN for one that rows do not have. For `CsvReader::set_last_values`.
+  std::vector<double> last_values(const std::vector<std::string>& names) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace torchfeed::datasets

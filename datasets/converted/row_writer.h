@@ -1,0 +1,54 @@
+#pragma once
+
+#include <torchfeed/datasets/convert_csv.h>
+#include <torchfeed/datasets/npy_writer.h>
+#include <torchfeed/datasets/row_statistics.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace torchfeed::datasets::converted {
+
+inline constexpr const char* kRowsFile = "rows.npy";
+inline constexpr const char* kTimesFile = "times.npy";
+inline constexpr const char* kStatisticsFile = "statistics.npy";
+inline constexpr const char* kStateFile = "state.npy";
+inline constexpr const char* kMetaFile = "meta.json";
+
+/// Writes rows, times and statistics to new files in a directory, or to files that are there behind their rows.
+class RowWriter {
+ public:
+  /// `name`: of the CSV file, for messages. `rows`: that the files hold; 0 for new files.
+  RowWriter(const std::filesystem::path& directory, std::vector<std::string> columns, RowType type,
+            const std::string& name, std::int64_t rows = 0);
+
+  /// Throws DataError for a number that the type cannot hold.
+  void write(std::vector<float>& rows, const std::vector<std::int64_t>& times);
+  /// Forces all to the disk.
+  void finish(const std::vector<double>& state);
+
+  std::int64_t rows() const { return times_.rows(); }
+  const RowStatistics& statistics() const { return statistics_; }
+
+ private:
+  void narrow(std::vector<float>& rows, const std::vector<std::int64_t>& times);
+
+  std::filesystem::path directory_;
+  std::vector<std::string> columns_;
+  RowType type_;
+  std::string name_;
+  NpyWriter rows_;
+  NpyWriter times_;
+  RowStatistics statistics_;
+  std::vector<std::uint16_t> narrow_;
+};
+
+/// The numbers of a vector of float64 that NpyWriter has written, but for their shape.
+std::vector<double> read_numbers(const std::filesystem::path& path);
+/// The last number of a vector of int64.
+std::int64_t read_last_time(const std::filesystem::path& path, std::int64_t rows);
+
+}  // namespace torchfeed::datasets::converted

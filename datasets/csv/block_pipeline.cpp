@@ -1,0 +1,112 @@
+#include <torchfeed/datasets/csv/block_pipeline.h>
+
+#include <system_error>
+#include <utility>
+
+namespace torchfeed::datasets::csv {
+
+BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_t block_bytes, int threads)
+    : source_(source),
+      plan_(plan),
+      block_bytes_(block_bytes),
+      // Two for each thread, so that nobody waits for a block that takes long, and one that the caller works on.
+      window_(static_cast<std::uint64_t>(threads) * 2 + 1),
+      own_parser_(plan) {
+  try {
+    for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  } catch (const std::system_error&) {
+    // As many as the system grants; the caller parses anyway.
+  }
+}
+
+BlockPipeline::~BlockPipeline() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+std::optional<ParsedBlock> BlockPipeline::next() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (const auto found = results_.find(given_); found != results_.end()) {
+      Result result = std::move(found->second);
+      results_.erase(found);
+      ++given_;
+      lock.unlock();
+      changed_.notify_all();
+      if (result.error) std::rethrow_exception(result.error);
+      return std::move(result.block);
+    }
+    if (ended_ && given_ == claimed_) return std::nullopt;
+    if (!ended_ && !reading_ && has_room()) {
+      auto task = claim(lock);
+      lock.unlock();
+      if (task) parse(std::move(*task), own_parser_);
+      lock.lock();
+    } else {
+      changed_.wait(lock);
+    }
+  }
+}
+
+// One at a time takes from the source, without the lock, as that may take long. None at the end of the text.
+std::optional<BlockPipeline::Task> BlockPipeline::claim(std::unique_lock<std::mutex>& lock) {
+  reading_ = true;
+  lock.unlock();
+  std::optional<TextBlock> text;
+  std::exception_ptr error;
+  try {
+    text = source_.next(block_bytes_);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  reading_ = false;
+  std::optional<Task> task;
+  if (text) {
+    task = Task{claimed_++, std::move(*text)};
+  } else {
+    ended_ = true;
+    if (error) results_[claimed_++].error = error;
+  }
+  changed_.notify_all();
+  return task;
+}
+
+void BlockPipeline::parse(Task task, BlockParser& parser) {
+  Result result;
+  // The bytes of a short string move with it.
+  if (!task.text.owned.empty()) task.text.text = task.text.owned;
+  try {
+    result.block = parser.parse(task.text.text, task.text.cut);
+  } catch (...) {
+    result.error = std::current_exception();  // no memory
+  }
+  source_.release(task.text);
+  {
+    const std::lock_guard lock(mutex_);
+    // What comes behind a fault is not looked at.
+    if (result.error || result.block.fault) ended_ = true;
+    results_[task.number] = std::move(result);
+  }
+  changed_.notify_all();
+}
+
+void BlockPipeline::work() {
+  BlockParser parser(plan_);
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return ended_ || (!reading_ && has_room()); });
+    if (ended_) return;
+    auto task = claim(lock);
+    if (!task) return;
+    lock.unlock();
+    parse(std::move(*task), parser);
+    lock.lock();
+  }
+}
+
+}  // namespace torchfeed::datasets::csv

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <torchfeed/datasets/csv/csv_block.h>
+#include <torchfeed/datasets/csv/csv_plan.h>
+#include <torchfeed/datasets/csv/text_source.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+namespace torchfeed::datasets::csv {
+
+/// Parses a text's blocks by several threads and gives them in order. `next` is for one thread, which parses too while
+/// it would wait; the others run from construction to destruction.
+class BlockPipeline {
+ public:
+  /// `source` and `plan` must outlive this. No thread is made for `threads` = 1.
+  BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_t block_bytes, int threads);
+  ~BlockPipeline();
+  BlockPipeline(const BlockPipeline&) = delete;
+  BlockPipeline& operator=(const BlockPipeline&) = delete;
+
+  /// The next block; none at the end. Throws what the source has thrown in its place.
+  std::optional<ParsedBlock> next();
+
+ private:
+  struct Task {
+    std::uint64_t number = 0;
+    TextBlock text;
+  };
+  struct Result {
+    ParsedBlock block;
+    std::exception_ptr error;
+  };
+
+  bool has_room() const { return claimed_ < given_ + window_; }
+  std::optional<Task> claim(std::unique_lock<std::mutex>& lock);
+  void parse(Task task, BlockParser& parser);
+  void work();
+
+  TextSource& source_;
+  const CsvPlan& plan_;
+  std::size_t block_bytes_;
+  std::uint64_t window_;  // blocks that may be begun and not yet given
+  BlockParser own_parser_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // All of these under mutex_.
+  bool reading_ = false;  // somebody takes a block from the source, outside of the lock
+  bool ended_ = false;    // nothing more is to be claimed
+  std::uint64_t claimed_ = 0;
+  std::uint64_t given_ = 0;
+  std::map<std::uint64_t, Result> results_;
+
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace torchfeed::datasets::csv
