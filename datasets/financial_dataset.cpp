@@ -1,5 +1,7 @@
-#include <torchfeed/datasets/csv_reader.h>
-#include <torchfeed/datasets/features.h>
+#include <torchfeed/datasets/financial/fitted_rows.h>
+#include <torchfeed/datasets/financial/instrument.h>
+#include <torchfeed/datasets/financial/load_instruments.h>
+#include <torchfeed/datasets/financial/sample_index.h>
 #include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/datasets/iso_date.h>
 #include <torchfeed/plugin/batch_memory.h>
@@ -8,30 +10,71 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <span>
+#include <optional>
+#include <sstream>
 #include <utility>
 
 namespace torchfeed::datasets {
+
+using financial::Cuts;
+using financial::FittedRows;
+using financial::Instrument;
+using financial::MarketData;
+using financial::SampleIndex;
+using financial::SamplePlace;
+
 namespace {
 
-struct DateRange {
-  int32_t from = std::numeric_limits<int32_t>::min();
-  int32_t to = std::numeric_limits<int32_t>::max();
+constexpr std::int64_t kEarliest = std::numeric_limits<std::int64_t>::min();
+constexpr std::int64_t kLatest = std::numeric_limits<std::int64_t>::max();
+/// More rows than any file has, and sums of a few such numbers do not overflow.
+constexpr std::int64_t kMostRows = std::int64_t{1} << 48;
+
+/// Times from `from` to before `to`.
+struct TimeRange {
+  std::int64_t from = kEarliest;
+  std::int64_t to = kLatest;
 };
 
-int32_t date_option(const char* name, const std::string& text) {
+std::int32_t date_option(const char* name, const std::string& text) {
   const auto date = parse_iso_date(text);
   TORCH_CHECK_VALUE(date.has_value(), "FinancialOptions: ", name, ": expected a date that exists, as YYYY-MM-DD, got '",
                     text, "'");
   return *date;
 }
 
+// Begin of a day in ns, or the end of time that this can hold.
+std::int64_t begin_of(std::int32_t day) {
+  constexpr std::int64_t kDay = 86'400'000'000'000;
+  std::int64_t time = 0;
+  if (__builtin_mul_overflow(std::int64_t{day}, kDay, &time)) return day < 0 ? kEarliest : kLatest;
+  return time;
+}
+
+void check_rows(const char* name, std::int64_t value, std::int64_t least) {
+  TORCH_CHECK_VALUE(value >= least && value <= kMostRows, "FinancialOptions: ", name, ": expected ", least, " to ",
+                    kMostRows, ", got ", value);
+}
+
+void check_target(const FinancialOptions& options) {
+  TORCH_CHECK_VALUE((options.target == Target::kColumn) == !options.target_column.empty(),
+                    "FinancialOptions: target_column: expected a name with Target::kColumn and none with others, got '",
+                    options.target_column, "'");
+  TORCH_CHECK_VALUE((options.target == Target::kFunction) == static_cast<bool>(options.target_function),
+                    "FinancialOptions: target_function: expected a function with Target::kFunction and none with "
+                    "others, got ",
+                    options.target_function ? "one" : "none");
+}
+
 // The one place that reads raw options.
-DateRange resolve(const FinancialOptions& options) {
-  TORCH_CHECK_VALUE(options.sequence_length >= 1, "FinancialOptions: sequence_length: expected 1 or more, got ",
-                    options.sequence_length);
+TimeRange resolve(const FinancialOptions& options) {
+  check_rows("sequence_length", options.sequence_length, 1);
+  check_rows("stride", options.stride, 1);
+  check_rows("horizon", options.horizon, 1);
+  check_rows("purge", options.purge, 0);
+  check_rows("embargo", options.embargo, 0);
+  check_target(options);
   // Written so that NaN fails.
   TORCH_CHECK_VALUE(options.train_fraction > 0 && options.train_fraction < 1,
                     "FinancialOptions: train_fraction: expected a number above 0 and below 1, got ",
@@ -39,235 +82,273 @@ DateRange resolve(const FinancialOptions& options) {
   TORCH_CHECK_VALUE(options.validation_fraction > 0 && options.train_fraction + options.validation_fraction < 1,
                     "FinancialOptions: validation_fraction: expected a number above 0 and, with train_fraction ",
                     options.train_fraction, ", below 1, got ", options.validation_fraction);
-  DateRange range;
-  if (!options.from.empty()) range.from = date_option("from", options.from);
-  if (!options.to.empty()) range.to = date_option("to", options.to);
-  TORCH_CHECK_VALUE(range.from <= range.to, "FinancialOptions: from: expected a date not after to (", options.to,
+  TimeRange range;
+  if (!options.from.empty()) range.from = begin_of(date_option("from", options.from));
+  if (!options.to.empty()) range.to = begin_of(date_option("to", options.to) + 1);
+  TORCH_CHECK_VALUE(range.from < range.to, "FinancialOptions: from: expected a date not after to (", options.to,
                     "), got ", options.from);
   return range;
 }
 
-// Keeps the bars in `range`.
-PriceTable select(PriceTable prices, const DateRange& range, const FinancialOptions& options, const std::string& name) {
-  const auto begin = std::lower_bound(prices.date.begin(), prices.date.end(), range.from);
-  const auto end = std::upper_bound(prices.date.begin(), prices.date.end(), range.to);
-  if (begin == end) {
-    throw DataError(name + ": expected bars from " + (options.from.empty() ? "the start" : options.from) + " to " +
-                    (options.to.empty() ? "the end" : options.to) + ", got a file from " +
-                    format_iso_date(prices.date.front()) + " to " + format_iso_date(prices.date.back()));
+/// Keeps the rows in `range`; an instrument may have none, not all of them.
+void select(std::vector<Instrument>& instruments, const TimeRange& range, const FinancialOptions& options) {
+  std::int64_t rows = 0;
+  std::int64_t first = kLatest;
+  std::int64_t last = kEarliest;
+  for (auto& instrument : instruments) {
+    first = std::min(first, instrument.times[0]);
+    last = std::max(last, instrument.times[instrument.size - 1]);
+    instrument = instrument.between(range.from, range.to);
+    rows += instrument.size;
   }
-  const auto first = begin - prices.date.begin();
-  const auto last = end - prices.date.begin();
-  const auto cut = [&](auto& column) {
-    column.erase(column.begin() + last, column.end());
-    column.erase(column.begin(), column.begin() + first);
+  if (rows > 0) return;
+  throw DataError(instruments.front().source + ": expected bars from " +
+                  (options.from.empty() ? "the start" : options.from) + " to " +
+                  (options.to.empty() ? "the end" : options.to) + ", got " +
+                  (instruments.size() > 1 ? "files" : "a file") + " from " + financial::date_of(first) + " to " +
+                  financial::date_of(last));
+}
+
+std::int64_t pooled_rows(const MarketData& data) {
+  std::int64_t rows = 0;
+  for (const auto& instrument : data.instruments) rows += instrument.size;
+  return rows;
+}
+
+// The tiny addend keeps a product that is a whole number on paper (100 * 0.29) from losing a row to rounding.
+std::int64_t share_of(std::int64_t rows, double fraction) {
+  return static_cast<std::int64_t>(std::floor(static_cast<double>(rows) * fraction + 1e-9));
+}
+
+void check_parts(const MarketData& data, const Cuts& cuts, bool needs_validation) {
+  const auto samples = [&](Split part) {
+    return financial::index_samples(data.instruments, data.options, cuts, part).size();
   };
-  cut(prices.date);
-  for (auto* column : {&prices.open, &prices.high, &prices.low, &prices.close, &prices.volume}) cut(*column);
-  return prices;
+  if (samples(Split::kTrain) > 0 && samples(Split::kTest) > 0 &&
+      (!needs_validation || samples(Split::kValidation) > 0)) {
+    return;
+  }
+  const auto rows = [&](std::int64_t from, std::int64_t to) {
+    std::int64_t total = 0;
+    for (const auto& range : financial::rows_between(data.instruments, from, to)) total += range.size();
+    return std::to_string(total);
+  };
+  std::ostringstream message;
+  message << data.instruments.front().source;
+  if (data.instruments.size() > 1) message << " and " << data.instruments.size() - 1 << " more";
+  message << ": expected more rows than one window of " << data.options.sequence_length
+          << " in the training part and at least ";
+  if (data.options.horizon == 1) {
+    message << "one row";
+  } else {
+    message << "a horizon of " << data.options.horizon << " rows";
+  }
+  message << " in each other" << (data.options.embargo > 0 || data.options.purge > 0 ? " beyond purge and embargo" : "")
+          << ", got " << rows(cuts.train_begin, cuts.train_end) << " for training, "
+          << rows(cuts.train_end, cuts.validation_end) << " for validation, "
+          << rows(cuts.validation_end, cuts.test_end) << " for the test";
+  throw DataError(message.str());
 }
 
-struct Feature {
-  const char* name;
-  std::vector<double> values;
-};
-
-// In the order of the class's documentation, bar by bar.
-std::vector<Feature> make_features(const PriceTable& prices) {
-  std::vector<Feature> features;
-  features.push_back({"log_return", log_return(prices.close)});
-  features.push_back({"log_range", log_range(prices.high, prices.low)});
-  features.push_back({"log_volume_change", log_volume_change(prices.volume)});
-  features.push_back({"log_close_open", log_close_open(prices.open, prices.close)});
-  return features;
-}
-
-std::vector<double> directions(std::span<const double> close) {
-  std::vector<double> out(close.size());
-  for (size_t t = 1; t < out.size(); ++t) out[t] = (close[t] > close[t - 1]) - (close[t] < close[t - 1]);
-  return out;
-}
-
-struct Scale {
-  double mean = 0;
-  double stddev = 1;
-
-  float operator()(double value) const { return static_cast<float>((value - mean) / stddev); }
-};
-
-Scale fit_scale(std::span<const double> values) {
-  const auto count = static_cast<double>(values.size());
-  double sum = 0;
-  for (const double value : values) sum += value;
-  const double mean = sum / count;
-  double squares = 0;
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  const double stddev = std::sqrt(squares / count);
-  // Equal values leave a rounding error here, which must not be blown up to the size of a signal.
-  const bool varies = stddev > 1e-12 * (1 + std::abs(mean));
-  return {mean, varies ? stddev : 1.0};
+/// The columns of a window, that all instruments have.
+std::vector<std::string> resolve_features(const FinancialOptions& options, const std::vector<Instrument>& instruments) {
+  const auto names = options.features.empty() ? financial::default_features(instruments.front().columns)
+                                              : financial::feature_columns(options.features);
+  for (auto name = names.begin(); name != names.end(); ++name) {
+    TORCH_CHECK_VALUE(std::find(names.begin(), name, *name) == name,
+                      "FinancialOptions: features: expected each once, got '", *name, "' again");
+  }
+  if (names.empty()) instruments.front().column("log_return");
+  return names;
 }
 
 }  // namespace
 
-struct FinancialDataset::Table {
-  FinancialOptions options;
-  std::vector<int32_t> date;         // [T], days since 1970-01-01
-  std::vector<float> rows;           // [T, C]
-  std::vector<float> target_series;  // [T]
-  std::vector<std::string> feature_names;
-  std::vector<double> feature_mean;
-  std::vector<double> feature_stddev;
-  Scale target_scale;
-  // Rows [0, train_end) are for training, [train_end, validation_end) for validation, the rest for the test.
-  int64_t train_end = 0;
-  int64_t validation_end = 0;
+/// Some samples of the data, on the scales of a training part.
+struct FinancialDataset::View {
+  View(std::shared_ptr<const MarketData> market, std::shared_ptr<const FittedRows> rows, std::optional<Split> part)
+      : data(std::move(market)),
+        fitted(std::move(rows)),
+        samples(financial::index_samples(data->instruments, data->options, fitted->cuts(), part)) {}
 
-  int64_t size() const { return static_cast<int64_t>(date.size()); }
+  std::shared_ptr<const MarketData> data;
+  std::shared_ptr<const FittedRows> fitted;  // refers to `data`
+  SampleIndex samples;
 
-  void cut_into_parts(const std::string& name);
-  void fill(const PriceTable& prices);
+  SamplePlace place(std::size_t i) const {
+    TORCH_CHECK_INDEX(i < samples.size(), "FinancialDataset: expected an index below the size ", samples.size(),
+                      ", got ", i);
+    return samples[i];
+  }
+
+  const Instrument& instrument(std::size_t i) const {
+    TORCH_CHECK_INDEX(i < data->instruments.size(), "FinancialDataset: expected an instrument below ",
+                      data->instruments.size(), ", got ", i);
+    return data->instruments[i];
+  }
 };
 
-void FinancialDataset::Table::cut_into_parts(const std::string& name) {
-  // The tiny addend keeps a product that is a whole number on paper (100 * 0.29) from losing a row to rounding.
-  const auto rows_before = [this](double fraction) {
-    return static_cast<int64_t>(std::floor(static_cast<double>(size()) * fraction + 1e-9));
-  };
-  train_end = rows_before(options.train_fraction);
-  validation_end = rows_before(options.train_fraction + options.validation_fraction);
-  if (train_end > options.sequence_length && validation_end > train_end && size() > validation_end) return;
-  throw DataError(name + ": expected more rows than one window of " + std::to_string(options.sequence_length) +
-                  " in the training part and at least one row in each other, got " + std::to_string(train_end) +
-                  " for training, " + std::to_string(validation_end - train_end) + " for validation, " +
-                  std::to_string(size() - validation_end) + " for the test (from " + std::to_string(size() + 1) +
-                  " bars)");
-}
-
-void FinancialDataset::Table::fill(const PriceTable& prices) {
-  // The first bar has no return, so row r is bar r + 1.
-  const auto of_rows = [](const std::vector<double>& bars) { return std::span(bars).subspan(1); };
-  const auto training = static_cast<size_t>(train_end);
-  const auto features = make_features(prices);
-  rows.resize(date.size() * features.size());
-  for (size_t c = 0; c < features.size(); ++c) {
-    const auto values = of_rows(features[c].values);
-    const Scale scale = fit_scale(values.first(training));
-    for (size_t r = 0; r < values.size(); ++r) rows[r * features.size() + c] = scale(values[r]);
-    feature_names.emplace_back(features[c].name);
-    feature_mean.push_back(scale.mean);
-    feature_stddev.push_back(scale.stddev);
-  }
-
-  std::vector<double> target;
-  switch (options.target) {
-    case Target::kVolatility:
-      target = log_range(prices.high, prices.low);
-      break;
-    case Target::kReturn:
-      target = log_return(prices.close);
-      break;
-    case Target::kDirection:
-      target = directions(prices.close);
-      break;
-  }
-  const auto values = of_rows(target);
-  if (options.target != Target::kDirection) target_scale = fit_scale(values.first(training));
-  target_series.resize(values.size());
-  std::transform(values.begin(), values.end(), target_series.begin(), target_scale);
-}
-
 FinancialDataset FinancialDataset::open(const std::string& path, const FinancialOptions& options) {
-  const DateRange range = resolve(options);
-  const PriceTable prices = select(read_prices(path), range, options, path);
-  auto table = std::make_shared<Table>();
-  table->options = options;
-  table->date.assign(prices.date.begin() + 1, prices.date.end());
-  table->cut_into_parts(path);
-  table->fill(prices);
-  const int64_t rows = table->size();
-  return FinancialDataset(std::move(table), options.sequence_length, rows);
+  return open(std::vector{path}, options);
 }
 
-FinancialDataset::FinancialDataset(std::shared_ptr<const Table> table, int64_t first_target, int64_t end_target)
-    : table_(std::move(table)), first_target_(first_target), end_target_(end_target) {}
+FinancialDataset FinancialDataset::open(const std::vector<std::string>& paths, const FinancialOptions& options) {
+  const TimeRange range = resolve(options);
+  TORCH_CHECK_VALUE(!paths.empty(), "FinancialDataset::open: expected at least one path, got none");
+  auto instruments = financial::load_instruments(paths, options);
+  auto features = resolve_features(options, instruments);
+  select(instruments, range, options);
+  const auto data = std::make_shared<const MarketData>(options, std::move(instruments), std::move(features));
+  const auto time_after = [&](double fraction) {
+    return financial::time_of_pooled_row(data->instruments, share_of(pooled_rows(*data), fraction));
+  };
+  const Cuts cuts{kEarliest, time_after(options.train_fraction),
+                  time_after(options.train_fraction + options.validation_fraction), kLatest};
+  check_parts(*data, cuts, /*needs_validation=*/true);
+  auto fitted = std::make_shared<const FittedRows>(*data, cuts, /*copied=*/!options.lazy_loading);
+  return FinancialDataset(std::make_shared<const View>(data, std::move(fitted), std::nullopt));
+}
 
 FinancialDataset FinancialDataset::split(Split part) const {
-  switch (part) {
-    case Split::kTrain:
-      return FinancialDataset(table_, table_->options.sequence_length, table_->train_end);
-    case Split::kValidation:
-      return FinancialDataset(table_, table_->train_end, table_->validation_end);
-    case Split::kTest:
-      return FinancialDataset(table_, table_->validation_end, table_->size());
-  }
-  TORCH_CHECK_VALUE(false, "FinancialDataset::split: expected kTrain, kValidation or kTest, got ",
-                    static_cast<int>(part));
+  TORCH_CHECK_VALUE(part == Split::kTrain || part == Split::kValidation || part == Split::kTest,
+                    "FinancialDataset::split: expected kTrain, kValidation or kTest, got ", static_cast<int>(part));
+  return FinancialDataset(std::make_shared<const View>(view_->data, view_->fitted, part));
 }
 
-torch::data::Example<> FinancialDataset::get_batch(c10::ArrayRef<size_t> indices) {
-  const int64_t batch = static_cast<int64_t>(indices.size());
-  const int64_t length = sequence_length();
-  const int64_t columns = features();
-  for (const size_t index : indices) target_row(index);  // an error comes before any memory is taken
-  torch::Tensor data = empty_batch({batch, length, columns}, torch::kFloat32);
-  torch::Tensor target = empty_batch({batch}, torch::kFloat32);
+std::vector<FinancialDataset> FinancialDataset::walk_forward(const WalkForwardOptions& options) const {
+  const auto& data = view_->data;
+  const std::int64_t rows = pooled_rows(*data);
+  TORCH_CHECK_VALUE(options.folds >= 1 && options.folds <= rows, "WalkForwardOptions: folds: expected 1 to ", rows,
+                    ", the number of rows, got ", options.folds);
+  TORCH_CHECK_VALUE(options.train_fraction > 0 && options.train_fraction < 1,
+                    "WalkForwardOptions: train_fraction: expected a number above 0 and below 1, got ",
+                    options.train_fraction);
+  TORCH_CHECK_VALUE(options.validation_fraction >= 0 && options.validation_fraction < 1,
+                    "WalkForwardOptions: validation_fraction: expected a number of at least 0 and below 1, got ",
+                    options.validation_fraction);
+  const std::int64_t first = share_of(rows, options.train_fraction);
+  const std::int64_t rest = rows - first;
+  // rest * fold / folds, without its overflow.
+  const auto test_begin = [&](std::int64_t fold) {
+    return first + rest / options.folds * fold + rest % options.folds * fold / options.folds;
+  };
+  const auto time = [&](std::int64_t row) { return financial::time_of_pooled_row(data->instruments, row); };
+  std::vector<FinancialDataset> folds;
+  for (std::int64_t fold = 0; fold < options.folds; ++fold) {
+    const std::int64_t begin = options.expanding ? 0 : test_begin(fold) - first;
+    const std::int64_t known = test_begin(fold) - begin;
+    const std::int64_t validation = share_of(known, options.validation_fraction);
+    const Cuts cuts{begin == 0 ? kEarliest : time(begin), time(test_begin(fold) - validation), time(test_begin(fold)),
+                    time(test_begin(fold + 1))};
+    check_parts(*data, cuts, /*needs_validation=*/validation > 0);
+    auto fitted = std::make_shared<const FittedRows>(*data, cuts, /*copied=*/false);
+    folds.push_back(FinancialDataset(std::make_shared<const View>(data, std::move(fitted), std::nullopt)));
+  }
+  return folds;
+}
 
-  const float* rows = table_->rows.data();
-  const float* series = table_->target_series.data();
-  const auto window = static_cast<size_t>(length * columns);
+torch::data::Example<> FinancialDataset::get_batch(c10::ArrayRef<std::size_t> indices) {
+  const View& view = *view_;
+  for (const std::size_t index : indices) view.place(index);  // an error comes before any memory is taken
+  const auto batch = static_cast<std::int64_t>(indices.size());
+  torch::Tensor data = empty_batch({batch, sequence_length(), features()}, torch::kFloat32);
+  torch::Tensor target = empty_batch({batch}, torch::kFloat32);
+  const auto window = static_cast<std::size_t>(sequence_length() * features());
   float* data_out = data.data_ptr<float>();
   float* target_out = target.data_ptr<float>();
-  for (size_t i = 0; i < indices.size(); ++i) {
-    const int64_t row = first_target_ + static_cast<int64_t>(indices[i]);
-    std::memcpy(data_out + i * window, rows + (row - length) * columns, window * sizeof(float));
-    target_out[i] = series[row];
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const SamplePlace place = view.samples[indices[i]];
+    view.fitted->copy_window(place, data_out + i * window);
+    target_out[i] = view.fitted->target(place);
   }
   return {std::move(data), std::move(target)};
 }
 
-torch::optional<size_t> FinancialDataset::size() const { return static_cast<size_t>(end_target_ - first_target_); }
+torch::optional<std::size_t> FinancialDataset::size() const { return view_->samples.size(); }
 
-const FinancialOptions& FinancialDataset::options() const { return table_->options; }
+const FinancialOptions& FinancialDataset::options() const { return view_->data->options; }
 
-int64_t FinancialDataset::sequence_length() const { return table_->options.sequence_length; }
+std::int64_t FinancialDataset::sequence_length() const { return view_->data->options.sequence_length; }
 
-int64_t FinancialDataset::features() const { return static_cast<int64_t>(table_->feature_names.size()); }
+std::int64_t FinancialDataset::features() const { return static_cast<std::int64_t>(feature_names().size()); }
 
-const std::vector<std::string>& FinancialDataset::feature_names() const { return table_->feature_names; }
+const std::vector<std::string>& FinancialDataset::feature_names() const { return view_->data->feature_names; }
 
-int64_t FinancialDataset::rows() const { return table_->size(); }
+std::size_t FinancialDataset::instruments() const { return view_->data->instruments.size(); }
 
-const std::vector<float>& FinancialDataset::target_series() const { return table_->target_series; }
-
-int64_t FinancialDataset::target_row(size_t i) const {
-  const auto samples = static_cast<size_t>(end_target_ - first_target_);
-  TORCH_CHECK_INDEX(i < samples, "FinancialDataset: expected an index below the size ", samples, ", got ", i);
-  return first_target_ + static_cast<int64_t>(i);
+const std::string& FinancialDataset::instrument_name(std::size_t instrument) const {
+  return view_->instrument(instrument).name;
 }
 
-float FinancialDataset::target(size_t i) const { return table_->target_series[static_cast<size_t>(target_row(i))]; }
+const std::string& FinancialDataset::instrument_source(std::size_t instrument) const {
+  return view_->instrument(instrument).source;
+}
+
+std::int64_t FinancialDataset::rows(std::size_t instrument) const { return view_->instrument(instrument).size; }
+
+std::vector<float> FinancialDataset::target_series(std::size_t instrument) const {
+  const std::int64_t horizon = view_->data->options.horizon;
+  std::vector<float> series(static_cast<std::size_t>(rows(instrument)), std::numeric_limits<float>::quiet_NaN());
+  for (std::int64_t row = view_->data->rule.first_row(); row + horizon <= rows(instrument); ++row) {
+    series[static_cast<std::size_t>(row)] = view_->fitted->target({instrument, row});
+  }
+  return series;
+}
+
+std::size_t FinancialDataset::target_instrument(std::size_t i) const { return view_->place(i).instrument; }
+
+std::int64_t FinancialDataset::target_row(std::size_t i) const { return view_->place(i).row; }
+
+float FinancialDataset::target(std::size_t i) const { return view_->fitted->target(view_->place(i)); }
 
 std::vector<float> FinancialDataset::targets() const {
-  const auto begin = table_->target_series.begin();
-  return {begin + first_target_, begin + end_target_};
+  std::vector<float> targets(view_->samples.size());
+  for (std::size_t i = 0; i < targets.size(); ++i) targets[i] = view_->fitted->target(view_->samples[i]);
+  return targets;
 }
 
-double FinancialDataset::target_mean() const { return table_->target_scale.mean; }
+double FinancialDataset::target_mean() const { return view_->fitted->target_scale().centre; }
 
-double FinancialDataset::target_stddev() const { return table_->target_scale.stddev; }
+double FinancialDataset::target_stddev() const { return view_->fitted->target_scale().spread; }
 
-const std::vector<double>& FinancialDataset::feature_mean() const { return table_->feature_mean; }
-
-const std::vector<double>& FinancialDataset::feature_stddev() const { return table_->feature_stddev; }
-
-std::string FinancialDataset::date(int64_t row) const {
-  TORCH_CHECK_INDEX(row >= 0 && row < rows(), "FinancialDataset::date: expected a row in [0, ", rows(), "), got ", row);
-  return format_iso_date(table_->date[static_cast<size_t>(row)]);
+std::vector<double> FinancialDataset::feature_mean() const {
+  std::vector<double> means;
+  for (const auto& scale : view_->fitted->feature_scales()) means.push_back(scale.centre);
+  return means;
 }
 
-std::string FinancialDataset::first_target_date() const { return date(first_target_); }
+std::vector<double> FinancialDataset::feature_stddev() const {
+  std::vector<double> deviations;
+  for (const auto& scale : view_->fitted->feature_scales()) deviations.push_back(scale.spread);
+  return deviations;
+}
 
-std::string FinancialDataset::last_target_date() const { return date(end_target_ - 1); }
+std::int64_t FinancialDataset::time(std::int64_t row, std::size_t instrument) const {
+  const std::int64_t count = rows(instrument);
+  TORCH_CHECK_INDEX(row >= 0 && row < count, "FinancialDataset: expected a row in [0, ", count, "), got ", row);
+  return view_->instrument(instrument).times[row];
+}
+
+std::string FinancialDataset::date(std::int64_t row, std::size_t instrument) const {
+  return financial::date_of(time(row, instrument));
+}
+
+std::string FinancialDataset::first_target_date() const {
+  view_->place(0);
+  std::int64_t earliest = kLatest;
+  for (const auto& [first, last] : view_->samples.first_and_last()) {
+    earliest = std::min(earliest, time(first.row, first.instrument));
+  }
+  return financial::date_of(earliest);
+}
+
+std::string FinancialDataset::last_target_date() const {
+  view_->place(0);
+  std::int64_t latest = kEarliest;
+  for (const auto& [first, last] : view_->samples.first_and_last()) {
+    latest = std::max(latest, time(last.row, last.instrument));
+  }
+  return financial::date_of(latest);
+}
 
 }  // namespace torchfeed::datasets

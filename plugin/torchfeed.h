@@ -6,7 +6,10 @@
 #include <torchfeed/datasets/convert_csv.h>
 #include <torchfeed/datasets/csv/csv_reader.h>
 #include <torchfeed/datasets/features.h>
+#include <torchfeed/datasets/financial_data_loader.h>
 #include <torchfeed/datasets/financial_dataset.h>
+#include <torchfeed/datasets/financial_options.h>
+#include <torchfeed/datasets/mapped_tensor_dataset.h>
 #include <torchfeed/datasets/npy_writer.h>
 #include <torchfeed/datasets/streaming_features.h>
 #include <torchfeed/plugin/batch_codec.h>

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <numeric>
 #include <optional>
 #include <sstream>
@@ -55,6 +57,23 @@ torch::Tensor sample_input(const FinancialDataset& dataset) {
   return train.get_batch(indices).data;
 }
 
+/// Of a converted directory's files, without reading all of its rows: their statistics differ where any row does.
+uint64_t fingerprint_directory(const std::string& directory) {
+  return program::fingerprint(program::read_file(directory + "/meta.json") +
+                              program::read_file(directory + "/statistics.npy"));
+}
+
+/// Of every file or directory of the data.
+std::vector<uint64_t> fingerprints(const FinancialDataset& dataset) {
+  std::vector<uint64_t> all;
+  for (size_t i = 0; i < dataset.instruments(); ++i) {
+    const std::string& path = dataset.instrument_source(i);
+    const bool is_file = !std::filesystem::is_directory(path);
+    all.push_back(is_file ? program::fingerprint(program::read_file(path)) : fingerprint_directory(path));
+  }
+  return all;
+}
+
 Inputs read_inputs(const Options& options) {
   Inputs inputs{FinancialDataset::open(options.data, options.dataset_options()), program::read_file(options.model),
                 options.identity()};
@@ -67,7 +86,7 @@ Inputs read_inputs(const Options& options) {
   model.check_shapes(sample_input(inputs.dataset));
   model.trainable_parameters(options.freeze);
   inputs.identity["model"] = program::fingerprint(inputs.model_bytes);
-  inputs.identity["data"] = program::fingerprint(program::read_file(options.data));
+  inputs.identity["data"] = fingerprints(inputs.dataset);
   return inputs;
 }
 

@@ -6,14 +6,16 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/scripts/build.sh" finetune >&2
-own_model=false
+own_model=false own_data=false
 for argument in "$@"; do
   [[ $argument != --model && $argument != --model=* ]] || own_model=true
+  [[ $argument != --data && $argument != --data=* ]] || own_data=true
 done
 if ! $own_model; then
-  # In front, as finetune takes the last value of an option that is given twice.
-  set -- --model "$root/datasets/data/base_gru.pt" --data "$root/datasets/data/sp500.csv" \
-    --from 2010-01-01 --to 2020-04-17 --output "$root/build/finetune" "$@"
+  # In front, as finetune takes the last value of an option that is given twice. Data is the exception: it takes all.
+  $own_data || set -- --data "$root/datasets/data/sp500.csv" "$@"
+  set -- --model "$root/datasets/data/base_gru.pt" --from 2010-01-01 --to 2020-04-17 \
+    --output "$root/build/finetune" "$@"
 fi
 # Relative paths in the arguments are the caller's: the folder has not been changed. Signals go to finetune.
 exec "$root/build/bin/finetune" "$@"

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/finetune_result.h"
 #include "support/finetune_run.h"
 #include "support/processes.h"
 
@@ -28,8 +29,6 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-json metrics_of(const std::string& output) { return json::parse(read_text(output + "/metrics.json")); }
 
 /// All that training changes in a model has a part in this: parameters, batch norm's buffers, dropout's random numbers.
 std::string save_dropout_model(const TempDir& dir) {
@@ -49,40 +48,6 @@ def forward(self, x):
 )");
   model.save(dir.file("dropout.pt"));
   return dir.file("dropout.pt");
-}
-
-/// Numbers that differ by no more than the share `tolerance`.
-bool close(const json& a, const json& b, double tolerance) {
-  if (a.is_array() || a.is_object()) {
-    return a.type() == b.type() && a.size() == b.size() &&
-           std::equal(a.begin(), a.end(), b.begin(),
-                      [tolerance](const json& x, const json& y) { return close(x, y, tolerance); });
-  }
-  if (tolerance == 0 || !a.is_number_float() || !b.is_number_float()) return a == b;
-  return std::abs(a.get<double>() - b.get<double>()) <= tolerance * std::abs(b.get<double>());
-}
-
-void expect_same_result(const std::string& output, const std::string& expected, double tolerance = 0) {
-  const json metrics = metrics_of(output);
-  const json expected_metrics = metrics_of(expected);
-  for (const char* key : {"epochs", "train_loss", "validation_loss", "test_mse", "base_model_test_mse", "baselines"}) {
-    EXPECT_TRUE(close(metrics[key], expected_metrics[key], tolerance))
-        << key << ": " << metrics[key] << ", expected " << expected_metrics[key];
-  }
-  const auto model = torch::jit::load(output + "/model.pt");
-  const auto expected_model = torch::jit::load(expected + "/model.pt");
-  std::vector<torch::Tensor> tensors;
-  for (const auto& tensor : model.parameters()) tensors.push_back(tensor);
-  for (const auto& tensor : model.buffers()) tensors.push_back(tensor);
-  std::vector<torch::Tensor> expected_tensors;
-  for (const auto& tensor : expected_model.parameters()) expected_tensors.push_back(tensor);
-  for (const auto& tensor : expected_model.buffers()) expected_tensors.push_back(tensor);
-  ASSERT_EQ(tensors.size(), expected_tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    EXPECT_TRUE(tolerance == 0 ? torch::equal(tensors[i], expected_tensors[i])
-                               : torch::allclose(tensors[i], expected_tensors[i], tolerance, tolerance))
-        << i;
-  }
 }
 
 class Finetune : public ::testing::Test {
@@ -150,7 +115,7 @@ TEST_F(Finetune, LearnsAndSavesTheModelThatItMeasured) {
   EXPECT_NEAR(error.item<double>(), metrics["test_mse"].get<double>(), 1e-6);
 
   // The baselines, by their definitions.
-  const auto& series = test.target_series();
+  const auto series = test.target_series();
   double persistence = 0;
   double rolling = 0;
   double ewma = 0;

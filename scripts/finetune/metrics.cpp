@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 namespace torchfeed::finetune {
@@ -37,14 +38,21 @@ double mean_squared_error(Model& model, datasets::FinancialDataset& dataset) {
 }
 
 Baselines compute_baselines(const datasets::FinancialDataset& train, const datasets::FinancialDataset& test) {
-  const auto& series = test.target_series();
   const auto train_targets = train.targets();
   const double train_mean = mean(train_targets.begin(), train_targets.end());
   Baselines sums;
-  double ewma = series.front();
-  int64_t known = 1;  // days that `ewma` holds
+  std::optional<size_t> instrument;  // whose `series` it is
+  std::vector<float> series;
+  double ewma = 0;
+  int64_t known = 0;  // days that `ewma` holds
   const size_t size = *test.size();
   for (size_t i = 0; i < size; ++i) {
+    if (instrument != test.target_instrument(i)) {
+      instrument = test.target_instrument(i);
+      series = test.target_series(*instrument);
+      ewma = series.front();
+      known = 1;
+    }
     const int64_t row = test.target_row(i);
     for (; known < row; ++known) ewma = kEwmaDecay * ewma + (1 - kEwmaDecay) * series[known];
     const double truth = test.target(i);

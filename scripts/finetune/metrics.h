@@ -19,7 +19,7 @@ struct Baselines {
   double mean = 0;             ///< mean of the training part's targets
   double persistence = 0;      ///< the day before
   double rolling_mean_10 = 0;  ///< mean of the 10 days before
-  double ewma = 0;             ///< exponential mean of all days before, kEwmaDecay
+  double ewma = 0;             ///< exponential mean of all the instrument's days before, kEwmaDecay
 };
 
 /// All that a run ends with.

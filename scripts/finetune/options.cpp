@@ -19,14 +19,23 @@ constexpr int kMaxWorkers = 1024;
 constexpr int kMaxThreads = 4096;
 
 void add_data_options(CLI::App& app, Options& options) {
-  app.add_option("--model", options.model, "TorchScript model, input [B, L, 4], output [B] or [B, 1]")->required();
-  app.add_option("--data", options.data, "CSV of daily bars: date, open, high, low, close, volume")->required();
-  app.add_option("--target", options.target, "What to predict of the next day: volatility, return or direction")
-      ->check(CLI::IsMember({"volatility", "return", "direction"}))
+  app.add_option("--model", options.model, "TorchScript model, input [B, L, C] with C features, output [B] or [B, 1]")
+      ->required();
+  auto* data = app.add_option("--data", options.data,
+                              "CSV files of bars (date, open, high, low, close, volume), or directories that convert "
+                              "wrote: one for each instrument, or for all");
+  data->required()->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  auto* features = app.add_option("--features", options.features,
+                                  "Columns of a window, separated by commas, as convert's (default: log_return,"
+                                  "log_range,log_volume_change,log_close_open)");
+  features->delimiter(',')->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--target", options.target,
+                 "What to predict of the next bar: volatility, return, log_return or direction")
+      ->check(CLI::IsMember({"volatility", "return", "log_return", "direction"}))
       ->capture_default_str();
   app.add_option("--from", options.from, "First date, YYYY-MM-DD (default: the file's first)");
   app.add_option("--to", options.to, "Last date, YYYY-MM-DD (default: the file's last)");
-  app.add_option("--sequence-length", options.sequence_length, "Days in a window, L")
+  app.add_option("--sequence-length", options.sequence_length, "Bars in a window, L")
       ->check(CLI::Range(int64_t{1}, kMaxSequenceLength))
       ->capture_default_str();
   app.add_option("--output", options.output, "Folder for model.pt, metrics.json and checkpoint.pt")
@@ -99,16 +108,20 @@ std::string shell_quoted(const std::string& argument) {
 datasets::FinancialOptions Options::dataset_options() const {
   datasets::FinancialOptions options;
   options.sequence_length = sequence_length;
-  options.target = target == "volatility" ? datasets::Target::kVolatility
-                   : target == "return"   ? datasets::Target::kReturn
-                                          : datasets::Target::kDirection;
+  options.target = target == "volatility"   ? datasets::Target::kVolatility
+                   : target == "return"     ? datasets::Target::kReturn
+                   : target == "log_return" ? datasets::Target::kLogReturn
+                                            : datasets::Target::kDirection;
+  options.features = features;
+  options.lazy_loading = true;  // gathering windows takes no time beside training on them
   options.from = from;
   options.to = to;
   return options;
 }
 
 nlohmann::json Options::identity() const {
-  return {{"--target", target},
+  return {{"--features", features},
+          {"--target", target},
           {"--from", from},
           {"--to", to},
           {"--sequence-length", sequence_length},
@@ -133,8 +146,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
   Options options;
   options.arguments.assign(argv, argv + argc);
   CLI::App app(
-      "Fine-tunes a TorchScript model on daily bars and writes it, its metrics and checkpoints into a folder.\n"
-      "The first 70 % of the days train, the next 15 % choose the best epoch, the last 15 % test it.");
+      "Fine-tunes a TorchScript model on bars of a market and writes it, its metrics and checkpoints into a folder.\n"
+      "The first 70 % of the bars train, the next 15 % choose the best epoch, the last 15 % test it.");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_data_options(app, options);
   add_training_options(app, options);

@@ -13,7 +13,8 @@ namespace torchfeed::finetune {
 /// What the person who runs finetune chose. Ranges are checked by `parse_options`.
 struct Options {
   std::string model;
-  std::string data;
+  std::vector<std::string> data;
+  std::vector<std::string> features;
   std::string target = "volatility";
   std::string from;
   std::string to;

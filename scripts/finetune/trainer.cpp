@@ -71,12 +71,10 @@ Trainer::Trainer(const Options& options, const datasets::FinancialDataset& datas
       progress_(progress),
       checkpoint_path_(options.output + "/checkpoint.pt"),
       total_steps_(options.epochs * steps_in_epoch(options, train_data_)) {
-  loader_ =
-      make_data_loader(train_data_, samplers::ShuffleSampler(*train_data_.size(), static_cast<uint64_t>(options.seed)),
-                       DataLoaderOptions()
-                           .batch_size(static_cast<size_t>(options.batch_size))
-                           .num_workers(options.num_workers)
-                           .seed(static_cast<uint64_t>(options.seed)));
+  loader_ = make_financial_data_loader(train_data_, {.batch_size = static_cast<size_t>(options.batch_size),
+                                                     .num_workers = options.num_workers,
+                                                     .auto_threading = false,
+                                                     .seed = static_cast<uint64_t>(options.seed)});
 }
 
 void Trainer::start() {

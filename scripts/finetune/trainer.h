@@ -1,9 +1,7 @@
 #pragma once
 
 #include <torch/optim/adamw.h>
-#include <torchfeed/datasets/financial_dataset.h>
-#include <torchfeed/plugin/data_loader.h>
-#include <torchfeed/samplers/shuffle_sampler.h>
+#include <torchfeed/datasets/financial_data_loader.h>
 
 #include <functional>
 #include <memory>

@@ -21,6 +21,7 @@ plant_good_tree() {
   printf '#include <hwloc.h>\n#include <torchfeed/plugin/threading/cores.h>\n' >plugin/threading/cores.cpp
   printf '#include <dnnl.hpp>\n' >plugin/convert/convert.cpp
   printf '#include <torchfeed/plugin/data_loader.h>\n// a fork() here would be wrong\n' >datasets/table.h
+  printf '#include <torchfeed/datasets/table.h>\n#include <torchfeed/samplers/shuffle.h>\n' >datasets/financial_data_loader.h
   printf '#include <torchfeed/plugin/errors.h>\nconst char* text = "fork()"; thread.fork(); unfork();\n' >samplers/shuffle.h
   printf '#include <torchfeed/torchfeed.h>\n#include "options.h"\n' >scripts/program.cpp
   printf '#include <hwloc.h>\n#include <torchfeed/plugin/loader/ring.h>\nint pid = fork();\n' >tests/ring_test.cpp

@@ -1,0 +1,208 @@
+// Gathering windows of FinancialDataset beside plain memcpy, and opening converted directories.
+//   build/bin/market_micro --benchmark_repetitions=9 --benchmark_report_aggregates_only=true
+// The directory is a generated one in TMPDIR, in the page cache once it has been written; set TORCHFEED_BENCH_ROWS for
+// a larger one than its 100,000 rows.
+#include <torchfeed/datasets/financial_dataset.h>
+
+#include <ATen/ops/empty.h>
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace feed = torchfeed;
+namespace fs = std::filesystem;
+using feed::datasets::FinancialDataset;
+using feed::datasets::FinancialOptions;
+
+constexpr std::int64_t kBatch = 32;
+constexpr std::int64_t kLength = 50;
+constexpr std::int64_t kFeatures = 5;
+constexpr std::int64_t kBlock = 65536;
+/// As convert writes with its default features: prices and volume, then the features.
+const std::vector<std::string> kColumns = {"open",       "high",      "low",   "close",  "volume",
+                                           "log_return", "log_range", "third", "fourth", "fifth"};
+
+std::int64_t rows_asked() {
+  const char* text = std::getenv("TORCHFEED_BENCH_ROWS");
+  return text == nullptr ? 100'000 : std::atoll(text);
+}
+
+std::string npy_header(const std::string& descr, const std::string& shape) {
+  std::string text = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': " + shape + ", }";
+  text.resize(117, ' ');
+  return std::string("\x93NUMPY\x01\0\x76\0", 10) + text + '\n';
+}
+
+/// A converted directory of so many rows of normal numbers, removed at the end of the program.
+class Directory {
+ public:
+  Directory() : rows_(rows_asked()) {
+    std::string name = (fs::temp_directory_path() / "torchfeed-bench-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
+    path_ = name;
+    write_rows();
+    const std::string count = std::to_string(rows_);
+    std::ofstream times(path_ / "times.npy", std::ios::binary);
+    times << npy_header("<i8", "(" + count + ",)");
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const std::int64_t time = row * 60'000'000'000;
+      times.write(reinterpret_cast<const char*>(&time), sizeof time);
+    }
+    write_statistics();
+    std::ofstream meta(path_ / "meta.json");
+    meta << R"({"format": "torchfeed.rows", "version": 1, "instrument": "bench", "dtype": "float32", "rows": )" << count
+         << R"(, "statistics_block": 65536, "columns": [)";
+    for (std::size_t c = 0; c < kColumns.size(); ++c) meta << (c > 0 ? ", \"" : "\"") << kColumns[c] << '"';
+    meta << "]}";
+  }
+  ~Directory() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+
+  std::string path() const { return path_.string(); }
+  std::int64_t rows() const { return rows_; }
+
+ private:
+  void write_rows() const {
+    std::ofstream file(path_ / "rows.npy", std::ios::binary);
+    file << npy_header("<f4", "(" + std::to_string(rows_) + ", " + std::to_string(kColumns.size()) + ")");
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> block(1000 * kColumns.size());
+    for (auto& value : block) value = normal(random);
+    for (std::int64_t row = 0; row < rows_; row += 1000) {
+      const auto count = static_cast<std::size_t>(std::min<std::int64_t>(1000, rows_ - row)) * kColumns.size();
+      file.write(reinterpret_cast<const char*>(block.data()), static_cast<std::streamsize>(count * sizeof(float)));
+    }
+  }
+
+  void write_statistics() const {
+    const std::int64_t blocks = (rows_ + kBlock - 1) / kBlock;
+    std::ofstream file(path_ / "statistics.npy", std::ios::binary);
+    file << npy_header("<f8", "(" + std::to_string(blocks) + ", " + std::to_string(kColumns.size()) + ", 2)");
+    for (std::int64_t i = 0; i < blocks * static_cast<std::int64_t>(kColumns.size()); ++i) {
+      const double numbers[] = {0, static_cast<double>(kBlock)};
+      file.write(reinterpret_cast<const char*>(numbers), sizeof numbers);
+    }
+  }
+
+  std::int64_t rows_;
+  fs::path path_;
+};
+
+const Directory& directory() {
+  static const Directory the_directory;
+  return the_directory;
+}
+
+FinancialOptions options_of(bool lazy) {
+  FinancialOptions options{.sequence_length = kLength};
+  options.features.assign(kColumns.end() - kFeatures, kColumns.end());
+  options.lazy_loading = lazy;
+  return options;
+}
+
+/// Scattered, as in training. Always the same.
+std::vector<std::size_t> next_indices(std::size_t samples, std::size_t& state) {
+  std::vector<std::size_t> indices(kBatch);
+  for (auto& index : indices) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    index = (state >> 33) % samples;
+  }
+  return indices;
+}
+
+/// The limit: the same windows copied from a packed table in memory into one buffer.
+void gather_memcpy(benchmark::State& state) {
+  const auto rows = directory().rows();
+  const std::vector<float> table(static_cast<std::size_t>(rows * kFeatures), 1.0F);
+  const at::Tensor batch = at::empty({kBatch, kLength, kFeatures});
+  constexpr std::size_t kWindow = kLength * kFeatures;
+  std::size_t random = 1;
+  for (auto _ : state) {
+    const auto indices = next_indices(static_cast<std::size_t>(rows - kLength), random);
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      std::memcpy(batch.data_ptr<float>() + i * kWindow, table.data() + indices[i] * kFeatures,
+                  kWindow * sizeof(float));
+    }
+    benchmark::ClobberMemory();
+  }
+}
+BENCHMARK(gather_memcpy);
+
+/// The same with a new tensor for each batch and its targets, as get_batch has to make them.
+void gather_memcpy_into_new_tensors(benchmark::State& state) {
+  const auto rows = directory().rows();
+  const std::vector<float> table(static_cast<std::size_t>(rows * kFeatures), 1.0F);
+  constexpr std::size_t kWindow = kLength * kFeatures;
+  std::size_t random = 1;
+  for (auto _ : state) {
+    const auto indices = next_indices(static_cast<std::size_t>(rows - kLength), random);
+    const at::Tensor batch = at::empty({kBatch, kLength, kFeatures});
+    const at::Tensor target = at::empty({kBatch});
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      std::memcpy(batch.data_ptr<float>() + i * kWindow, table.data() + indices[i] * kFeatures,
+                  kWindow * sizeof(float));
+      target.data_ptr<float>()[i] = table[(indices[i] + kLength) * kFeatures];
+    }
+    benchmark::DoNotOptimize(batch.data_ptr());
+  }
+}
+BENCHMARK(gather_memcpy_into_new_tensors);
+
+void get_batches(benchmark::State& state, const FinancialOptions& options) {
+  FinancialDataset dataset = FinancialDataset::open(directory().path(), options);
+  std::size_t random = 1;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(dataset.get_batch(next_indices(*dataset.size(), random)).data.data_ptr());
+  }
+}
+
+void get_batch_in_memory(benchmark::State& state) { get_batches(state, options_of(false)); }
+BENCHMARK(get_batch_in_memory);
+
+/// From rows of ten columns, scaled on the way.
+void get_batch_mapped(benchmark::State& state) { get_batches(state, options_of(true)); }
+BENCHMARK(get_batch_mapped);
+
+void get_batch_mapped_scattered_columns(benchmark::State& state) {
+  FinancialOptions options = options_of(true);
+  options.features = {"close", "fifth", "open", "log_range", "third"};
+  get_batches(state, options);
+}
+BENCHMARK(get_batch_mapped_scattered_columns);
+
+void get_batch_mapped_window_scaling(benchmark::State& state) {
+  FinancialOptions options = options_of(true);
+  options.scaling = feed::datasets::Scaling::kWindow;
+  get_batches(state, options);
+}
+BENCHMARK(get_batch_mapped_window_scaling);
+
+/// From open() to the first window of the training part, files in the page cache.
+void open_to_first_window(benchmark::State& state) {
+  const FinancialOptions options = options_of(true);
+  for (auto _ : state) {
+    FinancialDataset dataset = FinancialDataset::open(directory().path(), options);
+    auto train = dataset.split(feed::datasets::Split::kTrain);
+    benchmark::DoNotOptimize(train.get_batch({*train.size() / 2}).data.data_ptr());
+  }
+}
+BENCHMARK(open_to_first_window)->Unit(benchmark::kMillisecond);
+
+}  // namespace
+
+BENCHMARK_MAIN();

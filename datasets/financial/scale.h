@@ -1,0 +1,54 @@
+#pragma once
+
+#include <torchfeed/datasets/financial/instrument.h>
+#include <torchfeed/datasets/row_statistics.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace torchfeed::datasets::financial {
+
+/// value -> (value - centre) * (1 / spread), all in float32 as RowGather computes it, so that a target that is a
+/// feature's value in another row is the same number.
+struct Scale {
+  double centre = 0;
+  double spread = 1;
+
+  float factor() const { return static_cast<float>(1 / spread); }
+  float operator()(double value) const { return (static_cast<float>(value) - static_cast<float>(centre)) * factor(); }
+};
+
+/// Moments of so many numbers, to which others can be added.
+struct CountedMoments {
+  std::int64_t count = 0;
+  Moments moments;
+
+  void add(const CountedMoments& other);
+  /// Mean and population deviation. Numbers that do not vary keep a spread of 1, as their deviation is a rounding
+  /// error, which must not be blown up to the size of a signal.
+  Scale scale() const;
+};
+
+/// Moments of plain numbers.
+CountedMoments moments_of(std::span<const double> values);
+
+/// Which columns are meant, instrument by instrument: [instruments][C] places.
+using ColumnPlaces = std::vector<std::vector<std::size_t>>;
+
+/// Mean and population deviation of each column over all rows of the ranges. Whole blocks come from the stored
+/// statistics, so that fewer than 2 * kStatisticsBlock rows a range are read.
+std::vector<Scale> fit_standard(std::span<const Instrument> instruments, std::span<const RowRange> ranges,
+                                const ColumnPlaces& columns);
+
+/// Median of each column and its interquartile range over 1.349, which is the deviation of normal numbers; where that
+/// range is 0, the deviation; where that is 0 too, 1. Of `sample_of(ranges)`.
+std::vector<Scale> fit_robust(std::span<const Instrument> instruments, std::span<const RowRange> ranges,
+                              const ColumnPlaces& columns);
+
+/// All rows of the ranges, if they are 2^20 at most; else 256 stretches of 4096 rows at equal distances, the first at
+/// the begin and the last at the end, always the same for the same ranges.
+std::vector<RowRange> sample_of(std::span<const RowRange> ranges);
+
+}  // namespace torchfeed::datasets::financial

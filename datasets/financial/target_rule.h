@@ -1,0 +1,43 @@
+#pragma once
+
+#include <torchfeed/datasets/financial/instrument.h>
+#include <torchfeed/datasets/financial/scale.h>
+#include <torchfeed/datasets/financial_options.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+namespace torchfeed::datasets::financial {
+
+/// The number to predict, before it is scaled. Const methods may be called from any thread.
+class TargetRule {
+ public:
+  /// Throws `DataError` if an instrument lacks the column that the target is made of.
+  TargetRule(const FinancialOptions& options, std::span<const Instrument> instruments);
+
+  /// The first row of an instrument that can have a target: functions see the row before.
+  std::int64_t first_row() const { return target_ == Target::kFunction ? 1 : 0; }
+
+  /// Of the rows [row, row + horizon) of instrument number `index`, which must be there.
+  double operator()(const Instrument& instrument, std::size_t index, std::int64_t row) const;
+
+  /// Fits the scale to targets that lie whole within the training ranges. That of a single row's log return or range,
+  /// and of a column, is the column's own, from stored statistics; others are computed from `sample_of` their ranges.
+  Scale fit(std::span<const Instrument> instruments, std::span<const RowRange> training) const;
+
+ private:
+  double sum(const Instrument& instrument, std::size_t column, std::int64_t row) const;
+  bool is_column() const;
+
+  Target target_;
+  std::int64_t horizon_;
+  bool scaled_;
+  std::function<double(const FutureRows&)> function_;
+  /// [instruments][0 or 1]: the column that the target is made of, if there is one.
+  ColumnPlaces columns_;
+};
+
+}  // namespace torchfeed::datasets::financial
