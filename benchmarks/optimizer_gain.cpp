@@ -275,6 +275,9 @@ int run(const std::vector<std::string>& arguments) {
   if (length < 0) throw std::runtime_error("cannot read /proc/self/exe");
   std::printf("LibTorch %s, by itself %d threads; medians of %d processes of %g s each\n", TORCH_VERSION,
               at::get_num_threads(), effort.rounds, effort.seconds);
+  const std::string kernels = ThreadingOptimizer().plan().blas_kernels;
+  std::printf("the plan: %s\n",
+              kernels.empty() ? "threads alone" : ("threads, and OpenBLAS's kernels for " + kernels).c_str());
   std::printf("%-12s %10s %10s %8s  %s\n", "workload", "default ms", "plan ms", "gain", "least to most");
   for (const Workload& workload : chosen) compare(std::string(self, static_cast<size_t>(length)), workload, effort);
   return 0;

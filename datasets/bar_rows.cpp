@@ -43,34 +43,50 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-// What StreamingFeatures is asked for, none twice: the targets that can be computed, then what `features` adds.
+/// What StreamingFeatures is asked for, without a column twice.
+class FeatureNames {
+ public:
+  void add(const std::string& name) {
+    auto outputs = StreamingFeatures({name}).columns();
+    const auto is_there = [this](const std::string& column) { return has(column); };
+    if (std::all_of(outputs.begin(), outputs.end(), is_there)) return;
+    // A whole feature takes the place of those of its columns that were asked for before.
+    std::erase_if(asked_, [&](const Asked& other) { return contains(outputs, other.outputs.front()); });
+    asked_.push_back({name, std::move(outputs)});
+  }
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& one : asked_) names.push_back(one.name);
+    return names;
+  }
+
+ private:
+  struct Asked {
+    std::string name;
+    std::vector<std::string> outputs;
+  };
+
+  bool has(const std::string& column) const {
+    return std::any_of(asked_.begin(), asked_.end(), [&](const Asked& one) { return contains(one.outputs, column); });
+  }
+
+  std::vector<Asked> asked_;
+};
+
+// The targets that can be computed, then what `features` adds.
 std::vector<std::string> computed_features(const std::vector<std::string>& bar_columns,
                                            const std::vector<std::string>& features) {
-  std::vector<std::string> names;
-  std::vector<std::string> columns;
+  FeatureNames names;
   for (const auto& name : BarRows::default_features(bar_columns)) {
-    if (!contains(kTargets, name)) continue;
-    names.push_back(name);
-    columns.push_back(name);
+    if (contains(kTargets, name)) names.add(name);
   }
   for (const auto& written : features) {
     const std::string name = lower(written);
     if (contains(bar_columns, name) && (contains(kBarColumns, name) || !is_feature(name))) continue;
-    const auto outputs = StreamingFeatures({name}).columns();
-    const auto is_new = [&](const std::string& column) { return !contains(columns, column); };
-    if (std::all_of(outputs.begin(), outputs.end(), is_new)) {
-      names.push_back(name);
-      columns.insert(columns.end(), outputs.begin(), outputs.end());
-      continue;
-    }
-    // Each column of a feature is a name, too.
-    for (const auto& column : outputs) {
-      if (!is_new(column)) continue;
-      names.push_back(column);
-      columns.push_back(column);
-    }
+    names.add(name);
   }
-  return names;
+  return names.names();
 }
 
 }  // namespace

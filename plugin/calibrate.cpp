@@ -64,10 +64,10 @@ MeasuredThreads threads_in_force() {
 }
 
 /// Those to try, the likeliest first, before it is known what can be set. `plan` is what optimize_system_for_training()
-/// would set.
-std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const MeasuredThreads& before) {
+/// would set; `asked`: its number of threads is the user's own.
+std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const MeasuredThreads& before, bool asked) {
   const threading::ThreadVariables variables = threading::read_thread_variables();
-  const bool fixed = variables.omp_num_threads || variables.mkl_num_threads;
+  const bool fixed = asked || variables.omp_num_threads || variables.mkl_num_threads;
   // OpenBLAS and MKL follow the others' variables where they have none of their own.
   const bool blas_fixed = fixed || variables.openblas_num_threads || before.blas == 0 ||
                           threading::blas_library() == threading::BlasLibrary::kOpenBlasOnOpenMp;
@@ -110,9 +110,7 @@ class Trial {
     setter.set_blas_kernels();
     setter.shorten_spinning();
   }
-  ~Trial() {
-    for (; !undo_.empty(); undo_.pop_back()) undo_.back()();
-  }
+  ~Trial() { PlanSetter::put_back(std::move(undo_)); }
   Trial(const Trial&) = delete;
   Trial& operator=(const Trial&) = delete;
 
@@ -215,11 +213,12 @@ Measurement plan_measurement(const std::function<void()>& step, const Clock& now
     const double warm = warming > 0 ? std::ceil(warming / step_seconds) : 0;
     return (warm + measurement.steps) * step_seconds;
   };
-  const auto settings = left / (threading::kLeastRounds * once(measurement.warming));
-  const auto most = static_cast<size_t>(std::clamp(settings - 2, 1.0, 64.0));
-  if (result.candidates.size() > most) result.candidates.resize(most);
-  const auto all = static_cast<double>(result.candidates.size() + 2);
-  if (measurement.warming > 0 && 2 * threading::kLeastRounds * all * once(kWarmingSecondsOfBlas) <= left)
+  const auto needed = [&](double warming) {
+    const size_t candidates = result.candidates.size();
+    return static_cast<double>(threading::least_rounds(candidates) * (candidates + 2)) * once(warming);
+  };
+  while (result.candidates.size() > 1 && needed(measurement.warming) > left) result.candidates.pop_back();
+  if (measurement.warming > 0 && 2 * needed(kWarmingSecondsOfBlas) <= left)
     measurement.warming_blas = kWarmingSecondsOfBlas;
   return measurement;
 }
@@ -265,38 +264,32 @@ void report(const CalibrationRounds& rounds, const CalibrationOptions& options, 
     result.chosen = static_cast<int>(*chosen);
     reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound +
                       " beyond chance");
-  } else if (rounds.first.size() < threading::kLeastRounds) {
+  } else if (result.candidates.empty()) {
+    reasons.push_back("nothing is changed: there is nothing else to try");
+  } else if (threading::all_given_up(rounds)) {
+    reasons.push_back("nothing is changed: all else is slower");
+  } else if (rounds.first.size() < threading::least_rounds(result.candidates.size())) {
     reasons.push_back("nothing is changed: " + std::to_string(rounds.first.size()) + " rounds in " +
                       text_of("%.1f s", result.seconds) + " are too few to decide, " +
-                      std::to_string(threading::kLeastRounds) + " are needed; give it more time");
+                      std::to_string(threading::least_rounds(result.candidates.size())) +
+                      " are needed; give it more time");
   } else {
     reasons.push_back("nothing is changed: nothing else gains more than " + bound + " beyond chance");
   }
 }
 
-/// Takes over from the plan in force, if there is one, which CPUs are the trainer's and what the loader has.
-void share_with_loader(ThreadPlan& plan) {
-  const auto in_force = thread_plan_in_force();
-  if (!in_force || in_force->trainer_cpus.empty()) return;
-  plan.trainer_cpus = in_force->trainer_cpus;
-  plan.dataloader_cpus = in_force->dataloader_cpus;
-  plan.dataloader = in_force->dataloader;
-  const int cpus = static_cast<int>(plan.trainer_cpus.size());
-  for (int* threads : {&plan.intra_op, &plan.blas, &plan.inference}) *threads = std::min(*threads, cpus);
-}
-
 /// Puts the chosen threads into force for good, or notes those that are.
-void apply(Calibration& result) {
+void apply(Calibration& result, const ThreadingOptions& options) {
   const MeasuredThreads& threads =
       result.chosen >= 0 ? result.candidates[static_cast<size_t>(result.chosen)] : result.before;
   result.plan.intra_op = result.plan.training = threads.intra_op;
   result.plan.blas = threads.blas;
   result.plan.short_spinning = threads.short_spinning;
   result.plan.blas_kernels = threads.blas_kernels;
-  // Not measured, so left as they are.
-  result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
-  result.plan.primitive_cache = 0;
-  AppliedPlan applied = ThreadingOptimizer().apply(result.plan);
+  // Not measured, so left as they are unless they are asked for.
+  if (options.inter_op == 0) result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
+  if (options.primitive_cache == 0) result.plan.primitive_cache = 0;
+  AppliedPlan applied = ThreadingOptimizer(options).apply(result.plan);
   applied.keep();
   result.plan = applied.plan();
 }
@@ -320,9 +313,9 @@ Calibration calibrate(const std::function<void()>& step, const CalibrationOption
   const double begin = now();
   Calibration result;
   result.before = threads_in_force();
-  result.plan = ThreadingOptimizer().plan();
-  share_with_loader(result.plan);
-  result.candidates = settable(candidates_for(result.plan, result.before), result.before);
+  result.plan = ThreadingOptimizer(options.threading).plan(options.workload);
+  result.candidates =
+      settable(candidates_for(result.plan, result.before, options.threading.intra_op > 0), result.before);
   result.plan.reasons.clear();
   const double time = std::chrono::duration<double>(options.time).count();
   const double step_seconds = result.before.step_seconds = first_steps(step, now, time);
@@ -337,7 +330,7 @@ Calibration calibrate(const std::function<void()>& step, const CalibrationOption
       now);
   result.seconds = now() - begin;
   report(rounds, options, result);
-  apply(result);
+  apply(result, options.threading);
   if (options.verbose) std::fputs(result.explain().c_str(), stderr);
   return result;
 }

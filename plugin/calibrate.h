@@ -1,6 +1,6 @@
 #pragma once
 
-#include <torchfeed/plugin/threading/thread_plan.h>
+#include <torchfeed/plugin/threading_optimizer.h>
 
 #include <chrono>
 #include <functional>
@@ -14,6 +14,10 @@ struct CalibrationOptions {
   std::chrono::milliseconds time{5000};
   /// What a change has to gain at least, as a share of the default's time, 0 to 1.
   double least_gain = 0.02;
+  /// What optimize_system_for_training() would be called with: numbers that these ask for are not tried otherwise, and
+  /// what else they ask for is set at the end.
+  ThreadingOptions threading{};
+  Workload workload{};
   /// Prints explain() to stderr.
   bool verbose = true;
   /// The clock, in seconds. Empty: the steady one. Tests have one of their own.
@@ -56,14 +60,16 @@ struct Calibration {
 /// Finds the number of threads by trying: runs `step` under the threads that are in force and under candidates (the
 /// plan's, one, half, those of one NUMA node, with and without OpenMP's spinning and the plan's kernels), in turn, and
 /// keeps a change only where it is beyond noise: it gains more than `least_gain`, more in the median of the rounds than
-/// what is in force gains over itself, and is faster in so many rounds that luck would not give it once in 50. The
+/// what is in force gains over itself, and is faster in so many rounds that luck would not give it once in 20. The
 /// change stays for the life of the process. What the user's variables fix (OMP_NUM_THREADS) is not tried otherwise.
 ///
 /// Call it instead of optimize_system_for_training(), so that LibTorch's own default is what it compares with, in the
 /// thread that trains, once the model is there. `step` is one step of training as it will be, loader left out. It runs
 /// thousands of times if it is short; one that takes more than 1/25 of `time` is too long for a candidate like it to be
 /// decided on, and then nothing is changed. It changes what it changes: give it a copy of the model where that matters.
-/// Where the plan in force binds threads, they stay bound, and the loader's CPUs remain its own.
+/// Where the plan in force binds threads, they stay bound, and the loader's CPUs remain its own. No other thread may
+/// compute meanwhile: OpenBLAS's kernels are exchanged many times where the plan has others for it. Call it while no
+/// AppliedPlan is there that is to be restored, as what is chosen stays.
 /// Errors: c10::Error for options outside their range; what `step` throws, after everything is as before.
 Calibration calibrate(const std::function<void()>& step, const CalibrationOptions& options = {});
 

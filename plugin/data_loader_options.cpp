@@ -106,7 +106,9 @@ void FullDataLoaderOptions::plan_workers(double computing) {
   const auto in_force = thread_plan_in_force();
   const ThreadPlan plan = in_force ? *in_force : ThreadingOptimizer().plan();
   worker_cpus = plan.dataloader_cpus;
-  const double fit = std::round(plan.preprocessing / std::max(computing, 1e-3));  // a little waiting makes no room
+  // Workers that have cores of their own compute on no others.
+  const int cores = plan.dataloader_cpus.empty() ? plan.preprocessing : plan.dataloader;
+  const double fit = std::round(cores / std::max(computing, 1e-3));  // a little waiting makes no room
   workers = static_cast<std::size_t>(std::clamp<double>(fit, 0, std::min<double>(plan.dataloader_limit, kMostAuto)));
   if (prefetch_factor > 0) {
     max_jobs = prefetch_factor * workers;

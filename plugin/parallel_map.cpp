@@ -87,38 +87,10 @@ std::size_t resolve_workers(std::size_t items, const ParallelOptions& options, b
 
 }  // namespace
 
-/// A BLAS with a pool of its own, which all threads of the process share, computes with one thread while there is one
-/// of these: the first of several calls at once sets that, the last one puts it back. Worker processes have it so by
-/// themselves, but OpenBLAS ends its pool at each fork, and the threads of a new one spin on a core for some 30 ms:
-/// better when the work is done than beside it.
+/// Worker processes have it so by themselves, but OpenBLAS ends its pool at each fork, and the threads of a new one
+/// spin on a core for some 30 ms: better when the work is done than beside it.
 class ParallelRun::Compute {
- public:
-  Compute() {
-    const std::lock_guard<std::mutex> lock(all().mutex);
-    if (all().calls++ == 0) {
-      all().blas.emplace();
-    }
-  }
-  ~Compute() {
-    const std::lock_guard<std::mutex> lock(all().mutex);  // put back before another call may begin
-    if (--all().calls == 0) {
-      all().blas.reset();
-    }
-  }
-  Compute(const Compute&) = delete;
-  Compute& operator=(const Compute&) = delete;
-
- private:
-  struct All {
-    std::mutex mutex;
-    std::size_t calls = 0;
-    std::optional<threading::SingleThreadedBlasScope> blas;
-  };
-  /// Never destroyed, as threads may be in a call while the process ends.
-  static All& all() {
-    static auto* const all = new All;
-    return *all;
-  }
+  threading::SingleThreadedBlasScope blas_;
 };
 
 ParallelRun::ParallelRun(std::size_t items, const ParallelOptions& options, bool sendable)

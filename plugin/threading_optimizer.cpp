@@ -10,7 +10,9 @@
 #include <torchfeed/plugin/threading/planner.h>
 #include <torchfeed/plugin/threading/topology.h>
 #include <torchfeed/plugin/threading_optimizer.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 #include <list>
@@ -74,6 +76,9 @@ void check_plan(const ThreadPlan& plan) {
   check_number(where, "intra_op", plan.intra_op, 1, kMaxThreads);
   check_number(where, "inter_op", plan.inter_op, 1, kMaxThreads);
   check_number(where, "blas", plan.blas, 0, kMaxThreads);
+  check_number(where, "dataloader", plan.dataloader, 0, kMostWorkers);
+  check_number(where, "dataloader_limit", plan.dataloader_limit, 0, kMostWorkers);
+  check_number(where, "preprocessing", plan.preprocessing, 1, kMostWorkers);
   check_number(where, "primitive_cache", plan.primitive_cache, 0, kMaxPrimitives);
   for (const int cpu : plan.trainer_cpus) check_number(where, "trainer_cpus", cpu, 0, kMaxCpu);
   for (const int cpu : plan.dataloader_cpus) check_number(where, "dataloader_cpus", cpu, 0, kMaxCpu);
@@ -110,6 +115,12 @@ InForce& in_force() {
   return *value;
 }
 
+/// Held while settings of the process change: threads take turns.
+std::mutex& changing() {
+  static auto* const mutex = new std::mutex;
+  return *mutex;
+}
+
 /// Notes the plan as in force, until it is undone.
 void note_in_force(const ThreadPlan& plan, threading::PlanSetter::Undo& undo) {
   const std::lock_guard<std::mutex> lock(in_force().mutex);
@@ -120,10 +131,28 @@ void note_in_force(const ThreadPlan& plan, threading::PlanSetter::Undo& undo) {
   });
 }
 
+/// Takes over from the plan in force, where that binds threads, which CPUs are the trainer's and what the loader has.
+void share_with_loader(ThreadPlan& plan) {
+  const auto in_force = thread_plan_in_force();
+  if (!in_force || in_force->trainer_cpus.empty()) return;
+  plan.trainer_cpus = in_force->trainer_cpus;
+  plan.dataloader_cpus = in_force->dataloader_cpus;
+  plan.dataloader = in_force->dataloader;
+  const int most = std::min(in_force->training, static_cast<int>(in_force->trainer_cpus.size()));
+  for (int* threads : {&plan.intra_op, &plan.blas, &plan.training, &plan.inference})
+    *threads = std::min(*threads, most);
+  plan.reasons.push_back(
+      "trainer_cpus, dataloader_cpus and dataloader stay as the plan in force has them, and no more "
+      "threads than its " +
+      std::to_string(most) + " train");
+}
+
 }  // namespace
 
 AppliedPlan::AppliedPlan(AppliedPlan&& other) noexcept
-    : plan_(std::move(other.plan_)), undo_(std::exchange(other.undo_, {})) {}
+    : plan_(std::move(other.plan_)), undo_(std::exchange(other.undo_, {})), owner_(other.owner_) {}
+
+AppliedPlan::AppliedPlan() : owner_(::getpid()) {}
 
 AppliedPlan::~AppliedPlan() { restore(); }
 
@@ -133,19 +162,20 @@ void AppliedPlan::keep() {
 }
 
 void AppliedPlan::restore() {
-  for (auto undo = std::exchange(undo_, {}); !undo.empty(); undo.pop_back()) {
-    try {
-      undo.back()();
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "torchfeed: not put back: %s\n", error.what());
-    }
+  if (::getpid() != owner_) {
+    undo_.clear();  // a forked child's copy, whose threads are not there
+    return;
   }
+  const std::lock_guard<std::mutex> lock(changing());
+  threading::PlanSetter::put_back(std::exchange(undo_, {}));
 }
 
 ThreadingOptimizer::ThreadingOptimizer(ThreadingOptions options) : options_(options) { check_options(options); }
 
 ThreadPlan ThreadingOptimizer::plan(const Workload& workload) const {
-  return threading::plan_threads(read_inputs(options_, workload));
+  ThreadPlan plan = threading::plan_threads(read_inputs(options_, workload));
+  if (!options_.pin) share_with_loader(plan);
+  return plan;
 }
 
 WorkerCounts ThreadingOptimizer::calculate_optimal_workers(const Workload& workload) const {
@@ -165,7 +195,8 @@ DataLoaderConfig ThreadingOptimizer::data_loader_config(std::int64_t dataset_siz
 
 AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {
   check_plan(plan);
-  AppliedPlan applied;
+  AppliedPlan applied;  // before the lock, as an error has it restored
+  const std::lock_guard<std::mutex> lock(changing());
   applied.plan_ = plan;
   threading::PlanSetter setter(applied.plan_, applied.undo_);
   // ATen first: in a build with MKL it sizes MKL too, and the plan's number for BLAS has the last word.
@@ -197,9 +228,9 @@ std::optional<ThreadPlan> thread_plan_in_force() {
   return in_force().plans.back();
 }
 
-ThreadPlan optimize_system_for_training(ThreadingOptions options) {
+ThreadPlan optimize_system_for_training(ThreadingOptions options, const Workload& workload) {
   const ThreadingOptimizer optimizer(options);
-  AppliedPlan applied = optimizer.apply(optimizer.plan());
+  AppliedPlan applied = optimizer.apply(optimizer.plan(workload));
   applied.keep();
   if (options.verbose) std::fputs(applied.plan().explain().c_str(), stderr);
   return applied.plan();

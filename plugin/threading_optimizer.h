@@ -2,6 +2,8 @@
 
 #include <torchfeed/plugin/threading/thread_plan.h>
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -24,7 +26,7 @@ struct RealTime {
 };
 
 struct ThreadingOptions {
-  /// Threads inside an operator, 0 to 4096. 0: from the environment's OMP_NUM_THREADS or MKL_NUM_THREADS, else one for
+  /// Threads inside an operator, 0 to 4096. 0: from the environment's MKL_NUM_THREADS or OMP_NUM_THREADS, else one for
   /// each physical core that the affinity mask and the CPU quota leave.
   int intra_op = 0;
   /// Threads for operators beside each other (torch.jit.fork), 0 to 4096, which can be set once in a process. 0:
@@ -67,15 +69,16 @@ class [[nodiscard]] AppliedPlan {
   /// Puts back, the last first, what apply() changed: counts of threads, BLAS's kernels, OpenMP's spinning, oneDNN's
   /// settings, masks, denormals, niceness and scheduling. The inter-op pool can be sized once in a process and stays.
   /// Plans in force end in the reverse of their order. Same thread as apply(). What the system refuses is told on
-  /// stderr: without CAP_SYS_NICE niceness cannot be lowered again.
+  /// stderr: without CAP_SYS_NICE niceness cannot be lowered again. In a forked child it does nothing.
   void restore();
 
  private:
   friend class ThreadingOptimizer;
-  AppliedPlan() = default;
+  AppliedPlan();
 
   ThreadPlan plan_;
   std::vector<std::function<void()>> undo_;
+  pid_t owner_;
 };
 
 /// Finds out what the machine gives this process and sets LibTorch's thread counts to it.
@@ -87,7 +90,8 @@ class ThreadingOptimizer {
   /// Errors: c10::Error for an option outside its range.
   explicit ThreadingOptimizer(ThreadingOptions options = {});
 
-  /// Reads the machine, the affinity mask, the CPU quota, free memory and the environment. Changes nothing.
+  /// Reads the machine, the affinity mask, the CPU quota, free memory and the environment. Changes nothing. Without
+  /// `pin`, CPUs that the plan in force binds trainer and workers to stay theirs.
   /// Errors: c10::Error for a workload that asks for workers outside -1 to 1024.
   ThreadPlan plan(const Workload& workload = {}) const;
 
@@ -110,8 +114,10 @@ class ThreadingOptimizer {
 };
 
 /// Plans, applies for the life of the process, and explains on stderr. Call it once, first thing in main; calling it
-/// again does no harm. Returns the plan with the numbers that were read back. Errors: c10::Error for invalid options.
-ThreadPlan optimize_system_for_training(ThreadingOptions options = {});
+/// again does no harm: what an earlier plan bound stays bound unless `pin` asks anew. With `workload.dataloader` above
+/// 0 the trainer leaves cores to so many workers, where there are enough. Returns the plan with the numbers that were
+/// read back. Errors: c10::Error for invalid options.
+ThreadPlan optimize_system_for_training(ThreadingOptions options = {}, const Workload& workload = {});
 
 /// The plan that is in force in this process, with the numbers that were read back: the last that was applied and not
 /// put back. A loader takes its share from it. Any thread.

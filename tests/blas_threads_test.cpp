@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <iterator>
+#include <memory>
 
 namespace torchfeed::threading {
 namespace {
@@ -79,6 +80,22 @@ TEST_F(BlasThreadsTest, TheScopeHoldsOneThreadAndPutsTheCountBack) {
     EXPECT_EQ(blas_num_threads(), 1);
   }
   EXPECT_EQ(blas_num_threads(), 2);
+}
+
+TEST_F(BlasThreadsTest, ScopesOfSeveralThreadsMayOverlapAndTheLastPutsTheCountBack) {
+  if (blas_library() == BlasLibrary::kOpenBlasOnOpenMp) GTEST_SKIP() << "follows OpenMP";
+  ASSERT_TRUE(set_blas_num_threads(2));
+  auto first = std::make_unique<SingleThreadedBlasScope>();
+  auto second = std::make_unique<SingleThreadedBlasScope>();
+  first.reset();
+  EXPECT_EQ(blas_num_threads(), 1) << "one is left";
+  EXPECT_EQ(usual_blas_num_threads(), 2);
+  EXPECT_TRUE(set_blas_num_threads(3));
+  EXPECT_EQ(blas_num_threads(), 1) << "noted for later";
+  EXPECT_EQ(usual_blas_num_threads(), 3);
+  second.reset();
+  EXPECT_EQ(blas_num_threads(), 3);
+  EXPECT_EQ(usual_blas_num_threads(), 3);
 }
 
 /// A child of the scope, and a child of that child, as a fork server's worker is.

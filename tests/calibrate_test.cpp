@@ -170,12 +170,50 @@ TEST(CalibrationRuleTest, TooFewRoundsDecideNothing) {
   EXPECT_EQ(choose(rounds, 0.02), 0u);
 }
 
+std::vector<size_t> order_of_measuring(size_t candidates, double budget) {
+  std::vector<size_t> order;
+  double time = 0;
+  measure_rounds(
+      candidates, budget,
+      [&](size_t setting, const threading::StepLimits&) {
+        order.push_back(setting);
+        time += 1;
+        return std::optional<double>(1);
+      },
+      [&] { return time; });
+  return order;
+}
+
 TEST(CalibrationRoundsTest, TheBudgetIsKeptToTheLastMeasurement) {
   MadeUpMachine machine({1, 1, 1}, 0);
   const CalibrationRounds rounds = machine.measure(10);
   EXPECT_LE(machine.time(), 10 + 1);
   EXPECT_EQ(rounds.first.size(), 2u) << "a round takes 4 s; the third was cut off";
   EXPECT_EQ(rounds.candidates[1].size(), 2u);
+}
+
+TEST(CalibrationRoundsTest, NobodyMeasuresTheDefaultAlone) {
+  MadeUpMachine machine({1, 5}, 0.01);
+  EXPECT_EQ(machine.measure(100).first.size(), 1u);
+  EXPECT_EQ(order_of_measuring(0, 100).size(), 2u);
+}
+
+TEST(CalibrationRuleTest, ManyCandidatesNeedMoreRoundsAndThenCanWin) {
+  EXPECT_EQ(threading::least_rounds(0), 7u);
+  EXPECT_EQ(threading::least_rounds(6), 7u);
+  EXPECT_EQ(threading::least_rounds(7), 8u);
+  EXPECT_EQ(threading::least_rounds(13), 9u);
+  CalibrationRounds rounds;
+  rounds.candidates.resize(7);
+  rounds.abandoned.resize(7);
+  while (rounds.first.size() < threading::least_rounds(7)) {
+    EXPECT_FALSE(choose(rounds, 0.02));
+    rounds.first.push_back(1);
+    rounds.second.push_back(1);
+    for (auto& seconds : rounds.candidates) seconds.push_back(1);
+    rounds.candidates[3].back() = 0.5;
+  }
+  EXPECT_EQ(choose(rounds, 0.02), 3u);
 }
 
 TEST(CalibrationRoundsTest, ABudgetBelowARoundGivesNone) {
@@ -204,8 +242,8 @@ TEST(CalibrationRoundsTest, ACandidateThatIsFarSlowerIsMeasuredOnce) {
 }
 
 TEST(CalibrationRoundsTest, AShortStepMayTakeLongWhileThreadsStart) {
-  EXPECT_FALSE(MadeUpMachine({0.001, 0.015}, 0).measure(0.1).abandoned[0]);
-  EXPECT_TRUE(MadeUpMachine({0.001, 0.03}, 0).measure(0.1).abandoned[0]);
+  EXPECT_FALSE(MadeUpMachine({0.001, 0.1}, 0).measure(1).abandoned[0]);
+  EXPECT_TRUE(MadeUpMachine({0.001, 0.13}, 0).measure(1).abandoned[0]);
 }
 
 TEST(CalibrationRoundsTest, ACandidateThatWasGivenUpIsNotChosen) {
@@ -213,20 +251,6 @@ TEST(CalibrationRoundsTest, ACandidateThatWasGivenUpIsNotChosen) {
   rounds.candidates = {{0.5, 0.5, 0.5}};
   rounds.first = rounds.second = std::vector<double>(10, 1.0);
   EXPECT_FALSE(choose(rounds, 0.02));
-}
-
-std::vector<size_t> order_of_measuring(size_t candidates, double budget) {
-  std::vector<size_t> order;
-  double time = 0;
-  measure_rounds(
-      candidates, budget,
-      [&](size_t setting, const threading::StepLimits&) {
-        order.push_back(setting);
-        time += 1;
-        return std::optional<double>(1);
-      },
-      [&] { return time; });
-  return order;
 }
 
 TEST(CalibrationRoundsTest, NobodyAlwaysFollowsTheSameOther) {
@@ -430,7 +454,7 @@ TEST_F(CalibrateDeathTest, AFarSlowerCandidateDoesNotTakeTheOthersTime) {
         at::set_num_threads(3);
         // With one thread a step takes a fifth of the time for all.
         const Calibration result =
-            MadeUpStep([](int threads) { return threads == 1 ? 1.0 : 0.01 / threads; }).calibrate();
+            MadeUpStep([](int threads) { return threads == 1 ? 1.0 : 0.01; }).calibrate();
         finish(result.seconds < 5.1 && result.rounds >= 7 && at::get_num_threads() != 1, result);
       },
       ::testing::ExitedWithCode(0), "");

@@ -111,6 +111,29 @@ TEST_F(CgroupLimitsTest, ACgroupThatTheMountDoesNotShowFallsBackToTheMountPoint)
   EXPECT_DOUBLE_EQ(read_cpu_quota(root()).value_or(CpuQuota{}).cpus, 1.0);
 }
 
+TEST_F(CgroupLimitsTest, WhereALeafCannotBeSeenItsAncestorsCount) {
+  mount_v2();
+  write("proc/self/cgroup", "0::/slice/job/leaf");
+  write("sys/fs/cgroup/slice/cpu.max", "300000 100000");
+  const auto quota = read_cpu_quota(root());
+  ASSERT_TRUE(quota);
+  EXPECT_DOUBLE_EQ(quota->cpus, 3);
+}
+
+TEST_F(CgroupLimitsTest, WhereBothVersionsSetALimitTheLowerCounts) {
+  write("proc/self/mountinfo",
+        "30 23 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+        "31 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct");
+  write("proc/self/cgroup", "3:cpu,cpuacct:/old\n0::/new");
+  write("sys/fs/cgroup/unified/new/cpu.max", "400000 100000");
+  write("sys/fs/cgroup/cpu/old/cpu.cfs_quota_us", "250000");
+  write("sys/fs/cgroup/cpu/old/cpu.cfs_period_us", "100000");
+  ASSERT_TRUE(read_cpu_quota(root()));
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root())->cpus, 2.5);
+  write("sys/fs/cgroup/unified/new/cpu.max", "50000 100000");
+  EXPECT_DOUBLE_EQ(read_cpu_quota(root())->cpus, 0.5);
+}
+
 TEST_F(CgroupLimitsTest, TextWhereANumberBelongsIsNoLimit) {
   mount_v2();
   write("proc/self/cgroup", "0::/");

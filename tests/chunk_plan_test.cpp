@@ -234,11 +234,24 @@ class Terminal {
   Terminal& operator=(const Terminal&) = delete;
 
   std::FILE* file() const { return file_; }
+  /// What was written since the last time. A mark behind it says that all of it has come.
   std::string seen() const {
-    std::string text(65536, '\0');
+    constexpr char kMark = '\a';
+    std::fputc(kMark, file_);
+    std::fflush(file_);
+    std::string text;
     pollfd readable{screen_, POLLIN, 0};
-    ::poll(&readable, 1, 5000);
-    text.resize(static_cast<std::size_t>(std::max<ssize_t>(::read(screen_, text.data(), text.size()), 0)));
+    while (!text.ends_with(kMark) && ::poll(&readable, 1, 5000) == 1) {
+      char part[4096];
+      const ssize_t length = ::read(screen_, part, sizeof(part));
+      if (length <= 0) {
+        break;
+      }
+      text.append(part, static_cast<std::size_t>(length));
+    }
+    if (text.ends_with(kMark)) {
+      text.pop_back();
+    }
     return text;
   }
 

@@ -59,6 +59,31 @@ TEST(DataLoaderOptions, PlansForKAutoWhenThatHasToBeKnown) {
   EXPECT_EQ(options.workers, limit);
 }
 
+TEST(DataLoaderOptions, KeepKAutoToTheCoresThatThePlanHasForWorkers) {
+  const std::vector<int> all = threading::available_cpus();
+  const ThreadingOptimizer optimizer({.verbose = false});
+  ThreadPlan plan = optimizer.plan();
+  plan.preprocessing = 7;
+  plan.dataloader = 1;
+  plan.dataloader_limit = 20;
+  plan.trainer_cpus = plan.dataloader_cpus = all;
+  FullDataLoaderOptions options(DataLoaderOptions(10).num_workers(kAuto));
+  {
+    const AppliedPlan applied = optimizer.apply(plan);
+    options.plan_workers(/*computing=*/1);
+    EXPECT_EQ(options.workers, 1U);
+    EXPECT_EQ(options.worker_cpus, all);
+    options.plan_workers(/*computing=*/0);
+    EXPECT_EQ(options.workers, 20U) << "who waits needs no core";
+  }
+  plan.trainer_cpus.clear();
+  plan.dataloader_cpus.clear();
+  plan.dataloader_limit = 0;
+  const AppliedPlan applied = optimizer.apply(plan);
+  options.plan_workers(/*computing=*/1);
+  EXPECT_EQ(options.workers, 0U) << "the plan has none";
+}
+
 TEST(DataLoaderOptions, ChooseWorkersWithAutoThreadingWhereNoneAreAskedFor) {
   EXPECT_TRUE(FullDataLoaderOptions(DataLoaderOptions().auto_threading(true)).auto_workers);
   const FullDataLoaderOptions fixed(DataLoaderOptions().auto_threading(true).num_workers(3));

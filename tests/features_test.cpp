@@ -68,13 +68,13 @@ TEST(Features, ExponentialAverageStartsWithTheMean) {
 }
 
 TEST(Features, MacdStartsBothAveragesAtOneBar) {
-  // Slow: 2, 3.5, 3.75, 5.875 from bar 2 on; fast, from the mean of 2 and 3: 5/2, 25/6, 73/18, 361/54.
-  const Macd values = macd(Values{1, 2, 3, 5, 4, 8}, 2, 3, 2);
-  const double at3 = 25.0 / 6 - 3.5;
-  const double at4 = 73.0 / 18 - 3.75;
-  const double at5 = 361.0 / 54 - 5.875;
+  // Slow: 3, 4, 4, 6 from bar 2 on; fast, from the mean of 2 and 3 there: 5/2, 25/6, 73/18, 361/54.
+  const Macd values = macd(Values{4, 2, 3, 5, 4, 8}, 2, 3, 2);
+  const double at3 = 25.0 / 6 - 4;
+  const double at4 = 73.0 / 18 - 4;
+  const double at5 = 361.0 / 54 - 6;
   EXPECT_THAT(values.line, are({kNone, kNone, kNone, at3, at4, at5}));
-  const double signal3 = (0.5 + at3) / 2;
+  const double signal3 = (-0.5 + at3) / 2;
   const double signal4 = signal3 + (at4 - signal3) * 2 / 3;
   const double signal5 = signal4 + (at5 - signal4) * 2 / 3;
   EXPECT_THAT(values.signal, are({kNone, kNone, kNone, signal3, signal4, signal5}));

@@ -145,8 +145,6 @@ TEST_F(Finetune, GivesTheSameResultWithAnyNumberOfWorkers) {
 }
 
 TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
-  // Products this small are computed by one thread whatever the threads; other kernels would change their last bits.
-  setenv("OPENBLAS_CORETYPE", "Prescott", 1);
   run_well(command("expected"));
   auto calibrated = command("calibrated", {"--calibrate"});
   const auto threads = std::find(calibrated.begin(), calibrated.end(), "--threads");
@@ -154,8 +152,9 @@ TEST_F(Finetune, CalibratesThreadsWithoutChangingTheResult) {
   const auto ended = run_well(calibrated);
   EXPECT_THAT(ended.err, HasSubstr("torchfeed: threads by measuring, "));
   EXPECT_THAT(ended.err, HasSubstr("  as before: intra_op = "));
-  unsetenv("OPENBLAS_CORETYPE");
-  expect_same_result(dir_.file("calibrated"), dir_.file("expected"));
+  // Other threads and kernels may round otherwise; a step more or another random number would show a thousand times as
+  // much.
+  expect_same_result(dir_.file("calibrated"), dir_.file("expected"), 1e-5);
 }
 
 // Whatever happens in the test part's days, training and the choice of the best epoch must not feel it.

@@ -74,9 +74,31 @@ TEST(ThreadPlanTest, AQuotaAboveTheCoresChangesNothing) {
   EXPECT_EQ(plan_threads(inputs).intra_op, 2);
 }
 
-TEST(ThreadPlanTest, OmpNumThreadsWinsAndIsNamed) {
+TEST(ThreadPlanTest, MklNumThreadsGoesBeforeOmpNumThreadsAsInLibTorch) {
   PlanInputs inputs = machine("core:8 pu:1");
   inputs.variables = variables({{"OMP_NUM_THREADS", "3"}, {"MKL_NUM_THREADS", "5"}});
+  EXPECT_EQ(plan_threads(inputs).intra_op, 5);
+  EXPECT_TRUE(has_reason(plan_threads(inputs).reasons, "intra_op = 5: the environment's MKL_NUM_THREADS"));
+}
+
+TEST(ThreadPlanTest, OmpThreadLimitCapsWhatIsAskedFor) {
+  PlanInputs inputs = machine("core:8 pu:1");
+  inputs.variables = variables({{"OMP_NUM_THREADS", "6"}, {"OMP_THREAD_LIMIT", "4"}});
+  EXPECT_EQ(plan_threads(inputs).intra_op, 4);
+  inputs.intra_op = 8;
+  EXPECT_EQ(plan_threads(inputs).intra_op, 4);
+}
+
+TEST(ThreadPlanTest, AWorkloadWithoutWorkersLeavesKAutoNone) {
+  PlanInputs inputs = machine("core:8 pu:1");
+  EXPECT_GT(plan_threads(inputs).dataloader_limit, 0);
+  inputs.workload.dataloader = 0;
+  EXPECT_EQ(plan_threads(inputs).dataloader_limit, 0);
+}
+
+TEST(ThreadPlanTest, OmpNumThreadsWinsAndIsNamed) {
+  PlanInputs inputs = machine("core:8 pu:1");
+  inputs.variables = variables({{"OMP_NUM_THREADS", "3"}});
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_EQ(plan.intra_op, 3);
   EXPECT_EQ(plan.blas, 3);

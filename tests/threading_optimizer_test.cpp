@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
@@ -11,7 +12,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace torchfeed {
 namespace {
@@ -53,6 +56,31 @@ TEST(ThreadingOptimizerTest, CountsOutsideTheirRangeAreRefusedWithExpectedAndGot
   EXPECT_EQ(refusal({.inter_op = -7}), "ThreadingOptions: expected inter_op from 0 to 4096, got -7");
   EXPECT_EQ(refusal({.intra_op = 4096, .inter_op = 4096}), "none");
   EXPECT_THROW(optimize_system_for_training({.intra_op = -1}), c10::Error);
+}
+
+TEST(ThreadingOptimizerTest, TheWorkersForEachJobAreThePlans) {
+  const ThreadingOptimizer optimizer(kQuiet);
+  const Workload large{.dataset_size = 10'000'000};
+  const ThreadPlan plan = optimizer.plan(large);
+  const WorkerCounts counts = optimizer.calculate_optimal_workers(large);
+  EXPECT_EQ(counts.dataloader, plan.dataloader);
+  EXPECT_EQ(counts.training, plan.training);
+  EXPECT_EQ(counts.preprocessing, plan.preprocessing);
+  EXPECT_EQ(counts.inference, plan.inference);
+  EXPECT_LE(counts.training, plan.physical_cores);
+}
+
+TEST(ThreadingOptimizerTest, ALoadersOptionsAreThoseOfItsData) {
+  const ThreadingOptimizer optimizer(kQuiet);
+  const DataLoaderConfig tiny = optimizer.data_loader_config(100, 10);
+  EXPECT_EQ(tiny.num_workers, 0);
+  EXPECT_FALSE(tiny.pin_memory) << "without a GPU";
+  const DataLoaderConfig large = optimizer.data_loader_config(10'000'000, 32, 4096);
+  EXPECT_EQ(large.num_workers,
+            optimizer.plan({.dataset_size = 10'000'000, .batch_size = 32, .sample_bytes = 4096}).dataloader);
+  EXPECT_FALSE(large.reasons.empty());
+  EXPECT_THROW(optimizer.data_loader_config(-1, 32), c10::Error);
+  EXPECT_THROW(optimizer.data_loader_config(1, 1, 1, -1), c10::Error);
 }
 
 TEST(ThreadingOptimizerTest, APlanWithACountOutOfRangeIsNotApplied) {
@@ -155,13 +183,56 @@ TEST_F(ThreadingOptimizerDeathTest, ASecondCallChangesNothingAndParksNoMoreThrea
       ::testing::ExitedWithCode(0), "");
 }
 
+TEST_F(ThreadingOptimizerDeathTest, ASecondPlanKeepsWhatTheFirstHasBound) {
+  const std::vector<int> all = threading::available_cpus();
+  if (all.size() < 2) GTEST_SKIP() << "needs two CPUs";
+  EXPECT_EXIT(
+      {
+        const ThreadingOptimizer optimizer(kQuiet);
+        ThreadPlan plan = optimizer.plan();
+        plan.intra_op = plan.training = 1;
+        plan.trainer_cpus = {all.front()};
+        plan.dataloader_cpus = {all.back()};
+        plan.dataloader = 1;
+        const AppliedPlan first = optimizer.apply(plan);
+        const ThreadPlan second = optimize_system_for_training({.verbose = false});
+        finish(second.intra_op == 1 && at::get_num_threads() == 1 && second.trainer_cpus == plan.trainer_cpus &&
+                   second.dataloader_cpus == plan.dataloader_cpus && threading::thread_cpus() == plan.trainer_cpus &&
+                   thread_plan_in_force()->dataloader_cpus == plan.dataloader_cpus,
+               second);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(ThreadingOptimizerDeathTest, AForkedChildsCopyOfAPlanInForcePutsNothingBack) {
+  EXPECT_EXIT(
+      {
+        const ThreadingOptimizer optimizer(kQuiet);
+        ThreadPlan plan = optimizer.plan();
+        plan.intra_op = at::get_num_threads() + 1;
+        auto applied = std::make_unique<AppliedPlan>(optimizer.apply(plan));
+        const pid_t child = ::fork();
+        if (child == 0) {
+          applied.reset();
+          _exit(at::get_num_threads() == plan.intra_op ? 0 : 1);
+        }
+        int status = -1;
+        ::waitpid(child, &status, 0);
+        applied.reset();
+        finish(status == 0 && at::get_num_threads() == plan.intra_op - 1, plan);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
 TEST_F(ThreadingOptimizerDeathTest, AnInterOpPoolThatIsAlreadySizedIsToldNotHidden) {
   EXPECT_EXIT(
       {
-        optimize_system_for_training({.inter_op = 2, .verbose = false});
+        // Not LibTorch's own number, which would size nothing.
+        const int sized = at::get_num_interop_threads() == 2 ? 4 : 2;
+        optimize_system_for_training({.inter_op = sized, .verbose = false});
         const ThreadPlan plan = optimize_system_for_training({.inter_op = 3, .verbose = false});
-        finish(plan.inter_op == 2 && static_cast<int>(at::get_num_interop_threads()) == 2 &&
-                   has_reason(plan, "inter_op stays 2, not 3"),
+        finish(plan.inter_op == sized && static_cast<int>(at::get_num_interop_threads()) == sized &&
+                   has_reason(plan, "inter_op stays " + std::to_string(sized) + ", not 3"),
                plan);
       },
       ::testing::ExitedWithCode(0), "");

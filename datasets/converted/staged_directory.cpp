@@ -60,10 +60,11 @@ bool is_same(int fd, const fs::path& path) {
          opened.st_dev == named.st_dev;
 }
 
-// A lock on the directory itself goes with the process, however that ends. -1 if another has it.
+// A lock on the directory itself goes with the process, however that ends. -1 if another has it, or it is gone.
 int try_lock(const fs::path& path) {
   while (true) {
     Descriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+    if (fd.get() < 0 && errno == ENOENT) return -1;
     if (fd.get() < 0) fail(path, "cannot open", errno);
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) fail(path, "cannot lock", errno);
@@ -71,7 +72,6 @@ int try_lock(const fs::path& path) {
     }
     // Another may have moved it to its target, or removed it, before the lock.
     if (is_same(fd.get(), path)) return fd.release();
-    if (!fs::exists(path)) return -1;
   }
 }
 

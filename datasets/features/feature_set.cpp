@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -18,7 +19,7 @@ namespace {
 
 constexpr double kStateVersion = 1;
 constexpr std::size_t kMostCountedBars = std::size_t{1} << 53;  // what a double counts
-constexpr double kTwoTo32 = 4294967296.0;
+constexpr std::size_t kTwoTo32 = std::size_t{1} << 32;
 
 bool is_price(double value) { return value > 0 && value <= std::numeric_limits<double>::max(); }
 bool is_volume(double value) { return value >= 0 && value <= std::numeric_limits<double>::max(); }
@@ -178,8 +179,8 @@ std::vector<double> FeatureSet::state() const {
   writer.number(signature());
   writer.index(bars_, kMostCountedBars);
   const auto time = static_cast<std::uint64_t>(last_time_);
-  writer.index(time >> 32, std::size_t{1} << 32);
-  writer.index(time & 0xffffffffU, std::size_t{1} << 32);
+  writer.index(time >> 32, kTwoTo32);
+  writer.index(time & 0xffffffffU, kTwoTo32);
   for (const Member& member : members_) member.named.feature->save(writer);
   return writer.take();
 }
@@ -197,8 +198,8 @@ void FeatureSet::load(std::span<const double> state) {
   std::size_t high = 0;
   std::size_t low = 0;
   reader.index(bars, kMostCountedBars);
-  reader.index(high, std::size_t{1} << 32);
-  reader.index(low, std::size_t{1} << 32);
+  reader.index(high, kTwoTo32);
+  reader.index(low, kTwoTo32);
   for (Member& member : members_) member.named.feature->load(reader);
   reader.finish();
   bars_ = bars;

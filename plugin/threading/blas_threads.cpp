@@ -4,10 +4,13 @@
 #include <link.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <ctime>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace torchfeed::threading {
@@ -68,6 +71,26 @@ const Blas& blas() {
   return found;
 }
 
+/// The SingleThreadedBlasScopes of this process. Never destroyed, as threads may have some while it ends.
+struct Scopes {
+  std::mutex mutex;
+  int count = 0;
+  int threads = 0;  // to put back at the end of the last; 0: nothing was changed
+};
+
+std::atomic<Scopes*> all_scopes{nullptr};
+
+/// A forked child has none, whatever its parent's other threads were at.
+Scopes& scopes() {
+  static const bool ready = [] {
+    all_scopes = new Scopes;
+    pthread_atfork(nullptr, nullptr, [] { all_scopes = new Scopes; });
+    return true;
+  }();
+  static_cast<void>(ready);
+  return *all_scopes;
+}
+
 /// Sets the count where that may start the pool's threads. OpenBLAS answers a thread that cannot be started with
 /// raise(SIGINT) and a pool that is not whole; here that is false, and a Ctrl-C meanwhile stays one.
 bool set_unless_refused(int count) {
@@ -114,11 +137,21 @@ std::optional<int> blas_num_threads() {
   return blas().get();
 }
 
+std::optional<int> usual_blas_num_threads() {
+  const std::lock_guard<std::mutex> lock(scopes().mutex);
+  return scopes().threads > 0 ? scopes().threads : blas_num_threads();
+}
+
 bool set_blas_num_threads(int count) {
   const Blas& found = blas();
   if (count < 1 || found.library == BlasLibrary::kNone) return false;
   // OpenBLAS on OpenMP would call omp_set_num_threads and so change ATen's count.
   if (found.library == BlasLibrary::kOpenBlasOnOpenMp) return found.get() == count;
+  const std::lock_guard<std::mutex> lock(scopes().mutex);
+  if (scopes().count > 0) {
+    scopes().threads = count;
+    return true;
+  }
   // Setting the number that is there already would still start a pool that a fork has ended.
   const int before = found.get();
   if (before == count) return true;
@@ -128,17 +161,21 @@ bool set_blas_num_threads(int count) {
 
 SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
   if (blas().library != BlasLibrary::kOpenBlas && blas().library != BlasLibrary::kMkl) return;
-  const int count = blas().get();
-  if (count == 1) return;
-  previous_ = count;
+  const std::lock_guard<std::mutex> lock(scopes().mutex);
+  const int threads = blas().get();
+  if (scopes().count++ > 0 || threads == 1) return;
+  scopes().threads = threads;
   set_unless_refused(1);  // starts the pool if an earlier fork has ended it
 }
 
 SingleThreadedBlasScope::~SingleThreadedBlasScope() {
-  if (previous_ == 0 || getpid() != owner_ || set_unless_refused(previous_)) return;
+  if (getpid() != owner_ || (blas().library != BlasLibrary::kOpenBlas && blas().library != BlasLibrary::kMkl)) return;
+  const std::lock_guard<std::mutex> lock(scopes().mutex);
+  if (--scopes().count > 0) return;
+  const int threads = std::exchange(scopes().threads, 0);
+  if (threads <= 1 || set_unless_refused(threads)) return;
   blas().set(1);  // needs no pool
-  std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n",
-               previous_ - 1);
+  std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n", threads - 1);
 }
 
 }  // namespace torchfeed::threading

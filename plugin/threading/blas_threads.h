@@ -27,12 +27,17 @@ void* blas_symbol(const char* name);
 /// The number of threads that BLAS uses; empty without a library that tells.
 std::optional<int> blas_num_threads();
 
+/// The same, seen through SingleThreadedBlasScopes: what it is when the last of them ends.
+std::optional<int> usual_blas_num_threads();
+
 /// Sets the number and reads it back: true where it is now `count`. False without a library, for `count` < 1, and where
 /// the library keeps another number (OpenBLAS has a limit from when it was built) or the system starts no more threads.
-/// May be called by one thread at a time. Not for a forked child: see SingleThreadedBlasScope.
+/// Any thread. While there is a SingleThreadedBlasScope, the number is noted for its end. Not for a forked child: see
+/// there.
 bool set_blas_num_threads(int count);
 
-/// Holds BLAS at one thread in this process for the time of a fork, so that the child starts with a count of one.
+/// Holds BLAS at one thread in this process for the time of a fork, so that the child starts with a count of one, or of
+/// computing in several threads. Threads may have such scopes at once: the last that ends puts the count back.
 ///
 /// OpenBLAS ends its pool in the parent's fork handler. In the child the first product starts the pool again, and so
 /// does openblas_set_num_threads, even with 1; a child that inherits a count of one starts no thread ever. So the count
@@ -57,7 +62,6 @@ class SingleThreadedBlasScope {
 
  private:
   pid_t owner_;
-  int previous_ = 0;
 };
 
 }  // namespace torchfeed::threading

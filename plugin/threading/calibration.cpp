@@ -45,9 +45,10 @@ double chance_of(size_t count, size_t least) {
 }
 
 /// A step that takes so many times the default's, and that much more, is not worth waiting for again: the second lets
-/// threads start and caches fill.
+/// threads start (some 35 ms where there is other work) and caches fill, and a CPU quota stall the process for most of
+/// its period of 100 ms.
 constexpr double kFarSlower = 2;
-constexpr double kFarSlowerSeconds = 0.02;
+constexpr double kFarSlowerSeconds = 0.12;
 
 bool hopeless(const CalibrationRounds& rounds, size_t candidate) {
   if (rounds.abandoned[candidate]) return true;
@@ -82,6 +83,18 @@ std::optional<std::vector<double>> measure_round(CalibrationRounds& rounds, cons
 
 }  // namespace
 
+size_t least_rounds(size_t candidates) {
+  size_t rounds = kLeastRounds;
+  while (std::ldexp(static_cast<double>(candidates), -static_cast<int>(rounds)) >= kChance) ++rounds;
+  return rounds;
+}
+
+bool all_given_up(const CalibrationRounds& rounds) {
+  for (size_t candidate = 0; candidate < rounds.candidates.size(); ++candidate)
+    if (!hopeless(rounds, candidate)) return false;
+  return true;
+}
+
 CalibrationRounds measure_rounds(size_t candidates, double budget, const Measure& measure,
                                  const std::function<double()>& now) {
   CalibrationRounds rounds;
@@ -89,7 +102,7 @@ CalibrationRounds measure_rounds(size_t candidates, double budget, const Measure
   rounds.abandoned.resize(candidates);
   const double end = now() + budget;
   std::mt19937 generator;  // unseeded: the same order in every run
-  while (now() < end) {
+  while (now() < end && !(all_given_up(rounds) && !rounds.first.empty())) {
     std::vector<size_t> settings{0, 0};
     for (size_t candidate = 0; candidate < candidates; ++candidate)
       if (!hopeless(rounds, candidate)) settings.push_back(1 + candidate);
@@ -126,7 +139,7 @@ double noise_of(const CalibrationRounds& rounds) {
 std::optional<size_t> choose(const CalibrationRounds& rounds, double least_gain) {
   std::optional<size_t> best;
   const size_t count = rounds.first.size();
-  if (count < kLeastRounds) return best;
+  if (count < least_rounds(rounds.candidates.size())) return best;
   const double threshold = 1 + std::max(least_gain, noise_of(rounds));
   for (size_t candidate = 0; candidate < rounds.candidates.size(); ++candidate) {
     if (rounds.candidates[candidate].size() < count) continue;  // given up

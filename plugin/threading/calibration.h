@@ -8,8 +8,11 @@
 
 namespace torchfeed::threading {
 
-/// With fewer rounds than these nothing is decided, and with many candidates it takes some more.
+/// With fewer rounds than these nothing is decided.
 inline constexpr size_t kLeastRounds = 7;
+
+/// With so many candidates: in fewer rounds none could stand out from chance.
+size_t least_rounds(size_t candidates);
 
 /// What rounds of measuring gave: in each, the default twice and then the candidates, so that whatever else the machine
 /// does meets all of them.
@@ -36,9 +39,10 @@ using Measure = std::function<std::optional<double>(size_t setting, const StepLi
 
 /// Measures in rounds until `budget` seconds have gone by on `now`, a clock in seconds. The order within a round is
 /// another in each round, so that nobody always follows the same other, and the same in each calibration. A candidate
-/// with a step far slower than the default's (over twice its time, and 20 ms) is given up at once, one that is slower
-/// by a tenth in the median of three rounds then, so that the time goes to the others. A round that the budget cuts off
-/// does not count: there may be none.
+/// with a step far slower than the default's (over twice its time, and 120 ms: threads start, and a CPU quota stalls)
+/// is given up at once, one that is slower by a tenth in the median of three rounds then, so that the time goes to the
+/// others. Ends before the budget where the default is left alone. A round that the budget cuts off does not count:
+/// there may be none.
 CalibrationRounds measure_rounds(size_t candidates, double budget, const Measure& measure,
                                  const std::function<double()>& now);
 
@@ -59,7 +63,10 @@ Gain gain_of(const CalibrationRounds& rounds, size_t candidate);
 /// The distance from 1 of what the default gains over itself, in the median: what the machine gives for nothing.
 double noise_of(const CalibrationRounds& rounds);
 
-/// The candidate with the largest median gain, of those that were measured in all rounds, kLeastRounds at least, and
+/// Whether no candidate is in the running any more.
+bool all_given_up(const CalibrationRounds& rounds);
+
+/// The candidate with the largest median gain, of those that were measured in all rounds, least_rounds() of them, and
 ///   - gain more than `least_gain` and more than the noise in the median, and
 ///   - are faster in so many rounds that among as many candidates without any gain, one would be by chance in fewer
 ///     than one of 20 calibrations (a sign test over the rounds, with Bonferroni's correction). That holds whatever the

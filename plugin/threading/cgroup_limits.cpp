@@ -108,7 +108,8 @@ void visit_cgroups(const fs::path& root, const std::string& controller, Visit vi
     const fs::path top = root / fs::path(mount.point).relative_path();
     std::error_code ignored;
     fs::path relative = below(*cgroup, mount.cgroup);
-    if (!fs::is_directory(top / relative, ignored)) relative.clear();
+    // What cannot be seen leaves those above it.
+    while (!relative.empty() && !fs::is_directory(top / relative, ignored)) relative = relative.parent_path();
     for (;; relative = relative.parent_path()) {
       visit(relative.empty() ? top : top / relative, mount.v2);
       if (relative.empty()) break;

@@ -48,7 +48,6 @@ struct Pinned {
   const PinnedProcess* owner;
   std::vector<int> cpus;
   std::vector<int> before;
-  std::vector<int> loader;
 };
 
 /// The last made at the end. Never destroyed, as threads may read it while the process ends.
@@ -102,14 +101,6 @@ std::vector<int> available_cpus() {
   return in_order(std::move(all));
 }
 
-std::vector<int> loader_cpus() {
-  {
-    const std::lock_guard<std::mutex> lock(pinned().mutex);
-    if (!pinned().entries.empty() && !pinned().entries.back().loader.empty()) return pinned().entries.back().loader;
-  }
-  return available_cpus();
-}
-
 bool bind_current_thread(const std::vector<int>& cpus) { return bind_thread(0, cpus); }
 
 namespace {
@@ -136,7 +127,7 @@ bool bind_thread(pid_t thread, const std::vector<int>& cpus) {
   return false;
 }
 
-PinnedProcess::PinnedProcess(const std::vector<int>& cpus, const std::vector<int>& loader_cpus)
+PinnedProcess::PinnedProcess(const std::vector<int>& cpus)
     : owner_(getpid()), cpus_(in_order(cpus)), before_(thread_cpus()) {
   for (const pid_t thread : process_threads()) {
     try {
@@ -147,23 +138,27 @@ PinnedProcess::PinnedProcess(const std::vector<int>& cpus, const std::vector<int
     }
   }
   const std::lock_guard<std::mutex> lock(pinned().mutex);
-  pinned().entries.push_back({this, cpus_, before_, in_order(loader_cpus)});
+  pinned().entries.push_back({this, cpus_, before_});
 }
 
-PinnedProcess::~PinnedProcess() {
-  if (getpid() != owner_) return;
+PinnedProcess::~PinnedProcess() { restore(); }
+
+int PinnedProcess::restore() {
+  if (getpid() != owner_) return 0;
   {
     const std::lock_guard<std::mutex> lock(pinned().mutex);
-    std::erase_if(pinned().entries, [this](const Pinned& pin) { return pin.owner == this; });
+    if (std::erase_if(pinned().entries, [this](const Pinned& pin) { return pin.owner == this; }) == 0) return 0;
   }
+  int refused = 0;
   // All threads, as those that were started meanwhile have inherited the mask.
   for (const pid_t thread : process_threads()) {
     try {
-      if (thread_cpus(thread) == cpus_) bind_thread(thread, before_);
+      if (thread_cpus(thread) == cpus_ && !bind_thread(thread, before_)) ++refused;
     } catch (const std::system_error&) {
       // It has ended meanwhile.
     }
   }
+  return refused;
 }
 
 }  // namespace torchfeed::threading

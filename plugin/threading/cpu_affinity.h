@@ -20,9 +20,6 @@ std::vector<int> thread_cpus(pid_t thread = 0);
 /// doing and is the answer. Errors: std::system_error.
 std::vector<int> available_cpus();
 
-/// Where a loader's workers belong: the CPUs that a PinnedProcess keeps for them, else available_cpus().
-std::vector<int> loader_cpus();
-
 /// Lets the calling thread, and what it starts from now on, run on `cpus` and nowhere else, and reads the mask back.
 /// A forked worker calls it with available_cpus() of its parent, as it inherits the core that OpenMP pinned it to.
 /// Returns false, with the mask as it was, where the kernel grants another one (CPUs that are offline or outside the
@@ -38,8 +35,8 @@ bool bind_thread(pid_t thread, const std::vector<int>& cpus);
 /// made first. A forked child gets a copy that undoes nothing.
 class PinnedProcess {
  public:
-  /// `loader_cpus`: what loader_cpus() answers meanwhile; empty: the mask as it was. Errors: std::system_error.
-  PinnedProcess(const std::vector<int>& cpus, const std::vector<int>& loader_cpus);
+  /// Errors: std::system_error.
+  explicit PinnedProcess(const std::vector<int>& cpus);
   ~PinnedProcess();
   PinnedProcess(const PinnedProcess&) = delete;
   PinnedProcess& operator=(const PinnedProcess&) = delete;
@@ -47,6 +44,8 @@ class PinnedProcess {
   /// Threads whose mask was read back as asked, and those that the kernel gave another.
   int bound() const { return static_cast<int>(bound_.size()); }
   int refused() const { return refused_; }
+  /// Puts the masks back; the number of threads that the kernel did not give theirs. The destructor does it else.
+  int restore();
 
  private:
   pid_t owner_;

@@ -127,12 +127,13 @@ OpenMpSpinning shorten_openmp_spinning(int team) {
   if (missing > 0) {
     parked.teams.push_back(std::make_unique<ParkedTeam>(missing + 1));
     const int took_part = parked.teams.back()->threads();
-    result.parked_threads = parked.threads();
     if (took_part < missing + 1) {
+      parked.teams.pop_back();
       result.reason = "libgomp gave " + std::to_string(took_part) + " of " + std::to_string(missing + 1) + " threads";
       return result;
     }
   }
+  result.parked_threads = parked.threads();
   result.shortened = true;
   result.reason = "so that waiting threads leave the core to BLAS and loader workers";
   return result;

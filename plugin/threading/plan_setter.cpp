@@ -12,6 +12,7 @@
 #include <torchfeed/plugin/threading/plan_setter.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <memory>
 #include <stdexcept>
 #include <system_error>
@@ -46,6 +47,19 @@ void set_openmp(int wanted, PlanSetter::Undo& undo) {
 
 }  // namespace
 
+PlanSetter::PlanSetter(ThreadPlan& plan, Undo& undo)
+    : plan_(plan), undo_(undo), blas_before_(usual_blas_num_threads()) {}
+
+void PlanSetter::put_back(Undo undo) noexcept {
+  for (; !undo.empty(); undo.pop_back()) {
+    try {
+      undo.back()();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "torchfeed: not put back: %s\n", error.what());
+    }
+  }
+}
+
 void PlanSetter::set_intra_op() {
   const int wanted = plan_.intra_op;
   const int before = at::get_num_threads();
@@ -78,11 +92,15 @@ void PlanSetter::set_inter_op() {
 
 void PlanSetter::set_blas() {
   const int wanted = plan_.blas;
-  const auto before = blas_num_threads();
-  if (before) undo_.push_back([count = *before] { set_blas_num_threads(count); });
+  // OpenMP's count is another's to put back.
+  if (blas_before_ && blas_library() != BlasLibrary::kOpenBlasOnOpenMp) {
+    undo_.push_back([count = *blas_before_] {
+      if (!set_blas_num_threads(count)) throw std::runtime_error("blas to " + threads(count));
+    });
+  }
   if (wanted == 0) return;
   set_blas_num_threads(wanted);
-  plan_.blas = blas_num_threads().value_or(0);
+  plan_.blas = usual_blas_num_threads().value_or(0);
   if (plan_.blas != wanted)
     say(stays("blas", plan_.blas, wanted, blas_library_name(blas_library()) + std::string(" kept its number")));
 }
@@ -92,7 +110,9 @@ void PlanSetter::set_blas_kernels() {
   const std::string before = blas_kernels();
   if (wanted.empty() || wanted == before) return;
   if (threading::set_blas_kernels(wanted)) {
-    undo_.push_back([before] { threading::set_blas_kernels(before); });
+    undo_.push_back([before] {
+      if (!threading::set_blas_kernels(before)) throw std::runtime_error("BLAS's kernels to those for " + before);
+    });
     return;
   }
   plan_.blas_kernels.clear();
@@ -119,7 +139,10 @@ void PlanSetter::set_primitive_cache() {
   const auto before = onednn_primitive_cache();
   if (wanted == 0 || before == wanted) return;
   if (before && set_onednn_primitive_cache(wanted)) {
-    undo_.push_back([count = *before] { set_onednn_primitive_cache(count); });
+    undo_.push_back([count = *before] {
+      if (!set_onednn_primitive_cache(count))
+        throw std::runtime_error("oneDNN's primitive cache to " + std::to_string(count));
+    });
     return;
   }
   plan_.primitive_cache = onednn_primitive_cache().value_or(0);
@@ -131,7 +154,13 @@ void PlanSetter::bind_threads() {
   if (plan_.trainer_cpus.empty()) return;
   std::sort(plan_.trainer_cpus.begin(), plan_.trainer_cpus.end());
   plan_.trainer_cpus.erase(std::unique(plan_.trainer_cpus.begin(), plan_.trainer_cpus.end()), plan_.trainer_cpus.end());
-  auto pinned = std::make_unique<PinnedProcess>(plan_.trainer_cpus, plan_.dataloader_cpus);
+  if (const std::vector<int> all = available_cpus();
+      !std::all_of(plan_.dataloader_cpus.begin(), plan_.dataloader_cpus.end(),
+                   [&all](int cpu) { return std::find(all.begin(), all.end(), cpu) != all.end(); })) {
+    say("the loader's workers are not bound: dataloader_cpus are not all this process's");
+    plan_.dataloader_cpus.clear();
+  }
+  auto pinned = std::make_shared<PinnedProcess>(plan_.trainer_cpus);
   if (thread_cpus() != plan_.trainer_cpus) {
     say("the trainer's threads are not bound: the system did not grant these CPUs");
     plan_.trainer_cpus.clear();
@@ -140,13 +169,18 @@ void PlanSetter::bind_threads() {
   }
   say("the masks of " + threads(pinned->bound()) + " were read back as trainer_cpus; later ones inherit it" +
       (pinned->refused() > 0 ? ", and " + threads(pinned->refused()) + " kept another" : ""));
-  undo_.push_back([shared = std::shared_ptr<PinnedProcess>(std::move(pinned))]() mutable { shared.reset(); });
+  undo_.push_back([pinned] {
+    if (const int refused = pinned->restore(); refused > 0)
+      throw std::runtime_error("the masks of " + threads(refused) + ": the system did not grant the CPUs of before");
+  });
 }
 
 void PlanSetter::set_fp_math(int mode, const std::string& name) {
   const auto before = onednn_fpmath_mode();
   if (before && set_onednn_fpmath_mode(mode)) {
-    undo_.push_back([before = *before] { set_onednn_fpmath_mode(before); });
+    undo_.push_back([before = *before] {
+      if (!set_onednn_fpmath_mode(before)) throw std::runtime_error("oneDNN's fpmath mode");
+    });
     return say("fp_math = " + name + ": asked for; oneDNN may round float32 so, which changes results");
   }
   say("fp_math stays as it is, not " + name + ": " +

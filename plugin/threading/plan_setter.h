@@ -4,6 +4,7 @@
 #include <torchfeed/plugin/threading/thread_plan.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,10 @@ namespace torchfeed::threading {
 class PlanSetter {
  public:
   using Undo = std::vector<std::function<void()>>;
-  PlanSetter(ThreadPlan& plan, Undo& undo) : plan_(plan), undo_(undo) {}
+  PlanSetter(ThreadPlan& plan, Undo& undo);
+
+  /// Runs all of `undo` from the end, and tells on stderr what the system refuses.
+  static void put_back(Undo undo) noexcept;
 
   /// ATen's threads inside an operator, and OpenMP's, which oneDNN runs on.
   void set_intra_op();
@@ -40,6 +44,7 @@ class PlanSetter {
 
   ThreadPlan& plan_;
   Undo& undo_;
+  std::optional<int> blas_before_;  // ATen may size MKL, too
 };
 
 }  // namespace torchfeed::threading

@@ -131,24 +131,32 @@ Budget make_budget(const PlanInputs& inputs) {
   return budget;
 }
 
-/// The number of threads that the user asks for, before anything of the machine.
-std::optional<Decision> asked_for(const PlanInputs& inputs) {
-  const ThreadVariables& variables = inputs.variables;
-  if (inputs.intra_op > 0) {
-    Decision result{inputs.intra_op, "asked for by the option intra_op"};
-    if (variables.omp_num_threads)
-      result.why += ", which goes before OMP_NUM_THREADS=" + std::to_string(*variables.omp_num_threads);
-    return result;
-  }
-  if (variables.omp_num_threads) return Decision{*variables.omp_num_threads, "the environment's OMP_NUM_THREADS"};
-  if (variables.mkl_num_threads) return Decision{*variables.mkl_num_threads, "the environment's MKL_NUM_THREADS"};
-  return std::nullopt;
-}
-
 Decision within_thread_limit(Decision decision, const ThreadVariables& variables) {
   if (variables.omp_thread_limit && *variables.omp_thread_limit < decision.value)
     return {*variables.omp_thread_limit, "the environment's OMP_THREAD_LIMIT"};
   return decision;
+}
+
+/// The number of threads that the user asks for, before anything of the machine.
+std::optional<Decision> asked_for_by_user(const PlanInputs& inputs) {
+  const ThreadVariables& variables = inputs.variables;
+  if (inputs.intra_op > 0) {
+    Decision result{inputs.intra_op, "asked for by the option intra_op"};
+    if (variables.mkl_num_threads)
+      result.why += ", which goes before MKL_NUM_THREADS=" + std::to_string(*variables.mkl_num_threads);
+    if (variables.omp_num_threads)
+      result.why += ", which goes before OMP_NUM_THREADS=" + std::to_string(*variables.omp_num_threads);
+    return result;
+  }
+  if (variables.mkl_num_threads) return Decision{*variables.mkl_num_threads, "the environment's MKL_NUM_THREADS"};
+  if (variables.omp_num_threads) return Decision{*variables.omp_num_threads, "the environment's OMP_NUM_THREADS"};
+  return std::nullopt;
+}
+
+/// The same as OpenMP grants it.
+std::optional<Decision> asked_for(const PlanInputs& inputs) {
+  const auto asked = asked_for_by_user(inputs);
+  return asked ? std::optional(within_thread_limit(*asked, inputs.variables)) : std::nullopt;
 }
 
 /// The most workers that the data are worth.
@@ -273,6 +281,7 @@ Decision decide_blas(const PlanInputs& inputs, int intra_op) {
 }
 
 Decision decide_limit(const Budget& budget, int dataloader) {
+  if (budget.inputs.workload.dataloader == 0) return {0, "the workload asks for no workers"};
   const int workers = std::max(dataloader, std::clamp(2 * budget.cores.value, kLeastLimit, kMostLimit));
   return budget.within_memory({workers, "the most that kAuto may start, as workers that wait need no core"},
                               budget.loader_worker_bytes(), dataloader);

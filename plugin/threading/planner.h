@@ -43,9 +43,9 @@ struct PlanInputs {
 ///
 ///   cores          min(physical cores in the mask, quota rounded up)
 ///   reserved       1 with at least kEnoughCores cores, else 0
-///   intra_op       the option, else OMP_NUM_THREADS, else MKL_NUM_THREADS (LibTorch's own order), else the cores, of a
+///   intra_op       the option, else MKL_NUM_THREADS, else OMP_NUM_THREADS (LibTorch's own order), else the cores, of a
 ///                  hybrid machine the performance cores alone where those do more together than all cores, each
-///                  with a part as large as the slowest's; OMP_THREAD_LIMIT caps the last. Where the loader has cores
+///                  with a part as large as the slowest's; OMP_THREAD_LIMIT caps them all. Where the loader has cores
 ///                  of its own, what those and the reserved one leave.
 ///   inter_op       the option, else LibTorch's own number, as it can be set once and not be put back
 ///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op; 0 without such a library

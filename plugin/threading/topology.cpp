@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <set>
@@ -212,8 +213,9 @@ CpuTopology topology_from_synthetic(const std::string& description, const std::v
 CpuTopology topology_from_xml(const std::string& path, const std::vector<int>& mask) {
   Topology topology = new_topology();
   const std::string what = "the machine in '" + path + "'";
+  if (!std::ifstream(path)) throw std::invalid_argument("expected a readable XML file of hwloc, got '" + path + "'");
   if (!topology || hwloc_topology_set_xml(topology.get(), path.c_str()) != 0)
-    throw std::invalid_argument("expected a readable XML file of hwloc, got '" + path + "'");
+    throw std::invalid_argument("expected a machine that hwloc can load, got " + what);
   return read_described(std::move(topology), what, mask);
 }
 

@@ -18,8 +18,10 @@ SetThreads omp_set_num_threads() {
 }  // namespace
 
 void prepare_compute_alone() {
-  // ATen sets OpenMP's count once in each thread, before that thread's first region: let that be over.
+  // ATen sets OpenMP's count once in each thread, before that thread's first region, and where its headers' functions
+  // are not one in all libraries, each library does: let that be over here, and in LibTorch's own.
   at::internal::lazy_init_num_threads();
+  at::get_num_threads();
   omp_set_num_threads();
 }
 

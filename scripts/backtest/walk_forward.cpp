@@ -1,5 +1,7 @@
 #include "walk_forward.h"
 
+#include <torchfeed/samplers/walk_forward.h>
+
 #include <algorithm>
 #include <string>
 
@@ -9,18 +11,16 @@ namespace torchfeed::backtest {
 
 std::vector<Fold> make_folds(std::size_t bars, std::size_t train, std::size_t test, std::size_t count) {
   const std::size_t returns = bars > 0 ? bars - 1 : 0;  // the first bar has none
-  const std::size_t most = returns > train ? (returns - train) / test : 0;
-  if (most < std::max<std::size_t>(count, 1)) {
-    throw program::InputError("walk-forward folds: expected at least " +
-                              std::to_string(1 + train + std::max<std::size_t>(count, 1) * test) + " bars for " +
-                              std::to_string(std::max<std::size_t>(count, 1)) + " of " + std::to_string(train) +
-                              " to train and " + std::to_string(test) + " to test, got " + std::to_string(bars));
+  const samplers::WalkForwardOptions options{.train = train, .test = test, .folds = count};
+  const std::size_t least = std::max<std::size_t>(count, 1);
+  if (samplers::WalkForward::most_folds(returns, options) < least) {
+    throw program::InputError("walk-forward folds: expected at least " + std::to_string(1 + train + least * test) +
+                              " bars for " + std::to_string(least) + " of " + std::to_string(train) + " to train and " +
+                              std::to_string(test) + " to test, got " + std::to_string(bars));
   }
-  const std::size_t folds = count == 0 ? most : count;
   std::vector<Fold> result;
-  for (std::size_t i = 0; i < folds; ++i) {
-    const std::size_t test_begin = bars - (folds - i) * test;
-    result.push_back({test_begin - train, test_begin, test_begin + test});
+  for (const samplers::Fold& fold : samplers::WalkForward(returns, options)) {
+    result.push_back({fold.train.begin + 1, fold.test.begin + 1, fold.test.end + 1});
   }
   return result;
 }

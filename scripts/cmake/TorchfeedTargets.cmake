@@ -85,6 +85,6 @@ function(torchfeed_install)
                                 ${PROJECT_BINARY_DIR}/torchfeedConfig.cmake INSTALL_DESTINATION ${package_dir})
   write_basic_package_version_file(${PROJECT_BINARY_DIR}/torchfeedConfigVersion.cmake COMPATIBILITY SameMinorVersion)
   install(FILES ${PROJECT_BINARY_DIR}/torchfeedConfig.cmake ${PROJECT_BINARY_DIR}/torchfeedConfigVersion.cmake
-                ${PROJECT_SOURCE_DIR}/scripts/cmake/FindHwloc.cmake
+                ${PROJECT_SOURCE_DIR}/scripts/cmake/FindHwloc.cmake ${PROJECT_SOURCE_DIR}/scripts/cmake/FindOnednn.cmake
           DESTINATION ${package_dir})
 endfunction()

@@ -58,9 +58,9 @@ Outcome read(Open open) {
         expect(rows->values[c].size() == rows->size(), "lengths");
         all.values[c].insert(all.values[c].end(), rows->values[c].begin(), rows->values[c].end());
       }
-      outcome.dropped = reader.dropped_rows();
-      outcome.filled = reader.filled_values();
     }
+    outcome.dropped = reader.dropped_rows();
+    outcome.filled = reader.filled_values();
   } catch (const DataError& error) {
     outcome.error = error.what();
     outcome.table = {};  // how many rows come before an error depends on the blocks
@@ -94,9 +94,9 @@ CsvOptions options_of(std::uint8_t a, std::uint8_t b) {
   options.check_prices = (b & 1) != 0;
   constexpr char kDelimiters[] = {',', ';', '\t', '|'};
   options.delimiter = kDelimiters[(b >> 1) & 3];
-  if ((b & 8) != 0) options.time_zone = "-03:30";
+  if ((b & 8) != 0) options.time_zone = std::string("-03:30");
   if ((b & 16) != 0) options.columns = {"close", "open"};
-  if ((b & 32) != 0) options.time_column = "t";
+  if ((b & 32) != 0) options.time_column = std::string("t");
   return options;
 }
 
@@ -121,7 +121,8 @@ void read_as_file(std::string_view text, const CsvOptions& options) {
   const int fd = ::memfd_create("csv_fuzz", MFD_CLOEXEC);
   if (fd < 0) return;
   if (::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size())) {
-    const std::string path = "/proc/self/fd/" + std::to_string(fd);
+    char path[64];
+    std::snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     CsvOptions small = options;
     small.block_bytes = 64;
     const auto whole = read([&] { return CsvReader(path, options); });

@@ -1,0 +1,176 @@
+/// Makes a CSV file of minute bars and converts it with bin/convert: megabytes of CSV a second and the most memory, by
+/// 1 and by 2 workers in turn, and beside pandas.read_csv where Python has it. Prints a table.
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cinttypes>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  double megabytes = 2000;
+  std::string folder = fs::temp_directory_path();
+  std::vector<int> workers = {1, 2};
+  int repeats = 3;
+};
+
+/// What a process took.
+struct Taken {
+  bool ended = false;   // with exit code 0
+  double seconds = 0;   // by the clock
+  double computed = 0;  // by all its threads, of processors
+  double peak_mb = 0;   // of resident memory
+};
+
+/// Runs a program to its end, its output thrown away.
+Taken run(std::vector<std::string> command) {
+  const auto begin = std::chrono::steady_clock::now();
+  const pid_t pid = ::fork();
+  if (pid < 0) throw std::runtime_error("fork failed");
+  if (pid == 0) {
+    if (std::freopen("/dev/null", "w", stdout) == nullptr) ::_exit(127);
+    std::vector<char*> arguments;
+    for (auto& argument : command) arguments.push_back(argument.data());
+    arguments.push_back(nullptr);
+    ::execvp(arguments[0], arguments.data());
+    ::_exit(127);
+  }
+  int status = 0;
+  rusage usage{};
+  ::wait4(pid, &status, 0, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  Taken taken;
+  taken.ended = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  taken.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  taken.computed = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  taken.peak_mb = static_cast<double>(usage.ru_maxrss) * 1024 / 1e6;
+  return taken;
+}
+
+/// A random walk, a bar a minute, until the file has so many bytes.
+void write_bars(const std::string& path, double bytes) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "we"), &std::fclose);
+  if (!file) throw std::runtime_error(path + ": cannot write");
+  std::mt19937_64 random(1);
+  std::normal_distribution<double> step(0, 5e-4);
+  double price = 1469.25;
+  double written = std::fprintf(file.get(), "date,open,high,low,close,volume\n");
+  for (std::int64_t minute = 0; written < bytes; ++minute) {
+    const std::int64_t days = minute / 1440;
+    const auto date = std::chrono::year_month_day(std::chrono::sys_days(std::chrono::days(10959 + days)));
+    const double open = price;
+    price *= std::exp(step(random) + (price < 100 ? 0.01 : 0) - (price > 10000 ? 0.01 : 0));
+    const int count = std::fprintf(
+        file.get(), "%04d-%02u-%02uT%02d:%02d:00Z,%.6f,%.6f,%.6f,%.6f,%" PRIu64 "\n", static_cast<int>(date.year()),
+        static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), static_cast<int>(minute / 60 % 24),
+        static_cast<int>(minute % 60), open, std::max(open, price) * 1.0002, std::min(open, price) * 0.9998, price,
+        static_cast<std::uint64_t>(random() % 1'000'000'000));
+    if (count < 0) throw std::runtime_error(path + ": cannot write");
+    written += count;
+  }
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void print(const std::string& name, const std::vector<Taken>& runs, double megabytes, double alone) {
+  std::vector<double> seconds, computed, peak;
+  for (const auto& one : runs) {
+    seconds.push_back(one.seconds);
+    computed.push_back(one.computed);
+    peak.push_back(one.peak_mb);
+  }
+  std::printf("%-28s %9.0f %9.2f %19.0f %9.0f\n", name.c_str(), megabytes / median(seconds), alone / median(seconds),
+              megabytes / median(computed), median(peak));
+}
+
+/// Converts by each number of workers in turn, so that what else the machine does hits all alike.
+int measure(const Options& options, const std::string& convert, const std::string& csv, const std::string& out) {
+  const double megabytes = static_cast<double>(fs::file_size(csv)) / 1e6;
+  std::vector<std::vector<Taken>> runs(options.workers.size());
+  for (int i = 0; i < options.repeats; ++i) {
+    for (std::size_t w = 0; w < options.workers.size(); ++w) {
+      fs::remove_all(out);
+      const auto taken = run({convert, csv, out, "--quiet", "--workers", std::to_string(options.workers[w])});
+      if (!taken.ended) throw std::runtime_error(convert + " failed");
+      runs[w].push_back(taken);
+    }
+  }
+  std::vector<Taken> pandas;
+  for (int i = 0; i < options.repeats; ++i) {
+    const auto taken = run({"python3", "-c",
+                            "import sys\ntry:\n  import pandas\nexcept ImportError:\n  sys.exit(1)\n"
+                            "f = pandas.read_csv(sys.argv[1], parse_dates=['date'])\n"
+                            "f[['open', 'high', 'low', 'close', 'volume']].to_numpy('float32')\n",
+                            csv});
+    if (!taken.ended) break;
+    pandas.push_back(taken);
+  }
+  std::vector<double> alone;
+  for (const auto& one : runs[0]) alone.push_back(one.seconds);
+  std::printf("%.0f MB of minute bars, median of %d runs\n", megabytes, options.repeats);
+  std::printf("%-28s %9s %9s %19s %9s\n", "", "MB/s", "speed-up", "MB/s of a processor", "peak MB");
+  for (std::size_t w = 0; w < options.workers.size(); ++w) {
+    print("convert --workers " + std::to_string(options.workers[w]), runs[w], megabytes, median(alone));
+  }
+  if (pandas.empty()) {
+    std::printf("%-28s %9s\n", "pandas.read_csv", "not here");
+  } else {
+    print("pandas.read_csv", pandas, megabytes, median(alone));
+  }
+  return 0;
+}
+
+int run_bench(int argc, char** argv) {
+  Options options;
+  CLI::App app("Measures bin/convert on a CSV file of minute bars that it makes, and removes both.");
+  app.add_option("--megabytes", options.megabytes, "Size of the file")
+      ->check(CLI::Range(0.001, 1e6))
+      ->capture_default_str();
+  app.add_option("--folder", options.folder, "Where to make it")->check(CLI::ExistingDirectory)->capture_default_str();
+  app.add_option("--workers", options.workers, "Numbers of workers")->delimiter(',')->check(CLI::Range(1, 256));
+  app.add_option("--repeats", options.repeats, "Runs of each")->check(CLI::Range(1, 1000))->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  std::string folder = options.folder + "/csv_bench-XXXXXX";
+  if (::mkdtemp(folder.data()) == nullptr) throw std::runtime_error(folder + ": cannot make the folder");
+  const auto remove = [](const std::string* path) {
+    std::error_code ignored;
+    fs::remove_all(*path, ignored);
+  };
+  const std::unique_ptr<const std::string, decltype(remove)> remover(&folder, remove);
+  write_bars(folder + "/bars.csv", options.megabytes * 1e6);
+  const auto convert = fs::read_symlink("/proc/self/exe").parent_path() / "convert";
+  return measure(options, convert, folder + "/bars.csv", folder + "/out");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run_bench(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "csv_bench: %s\n", error.what());
+    return 2;
+  }
+}
