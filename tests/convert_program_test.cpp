@@ -178,7 +178,7 @@ TEST_F(ConvertProgramTest, RefusesWhatItDoesNotUnderstand) {
   EXPECT_EQ(
       refused({path, bars("sub/A.csv"), dir_.file("out")}),
       "convert: " + dir_.file("sub/A.csv") + ": expected files of different names, got 'A' from " + path + " too\n");
-  EXPECT_NE(refused({path, dir_.file("out"), "--features", "sma_0"}).find("sma"), std::string::npos);
+  EXPECT_NE(refused({path, dir_.file("out"), "--quiet", "--features", "sma_0"}).find("sma"), std::string::npos);
   EXPECT_NE(refused({path, dir_.file("out"), "--dtype", "f64"}).find("--dtype"), std::string::npos);
   EXPECT_NE(refused({path, path}).find("A.csv: cannot make the folder"), std::string::npos);
 }
