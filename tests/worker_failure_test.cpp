@@ -189,7 +189,7 @@ TEST(WorkerFailure, WithoutRestartsEndsAnEpochAndNotTheNextOne) {
   };
   auto loader = make_data_loader<Sequential>(
       TensorDataset(20, make), DataLoaderOptions(10).num_workers(1).max_worker_restarts(0).persistent_workers(false));
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 8; ++i) {
     *deadly = 1;
     EXPECT_THROW(one_epoch(*loader), WorkerError);
     *deadly = 0;
