@@ -133,10 +133,7 @@ class DataLoader {
   void join() {
     ++generation_;
     if (engine_ && !joined_) {
-      keep_requests();
-      telemetry_.stats() = engine_->stats();
-      telemetry_.stats().workers = 0;
-      engine_.reset();
+      end_engine();
     }
     joined_ = options_.workers > 0 || options_.auto_workers;
   }
@@ -246,7 +243,14 @@ class DataLoader {
     }
   }
 
-  /// Before the engine goes: what is in flight must not be lost to a later state().
+  /// Ends the workers. What is in flight must not be lost to a later state(), nor to the loop.
+  void end_engine() {
+    keep_requests();
+    telemetry_.stats() = engine_->stats();
+    telemetry_.stats().workers = 0;
+    engine_.reset();
+  }
+
   void keep_requests() {
     if (resuming_) {
       return;
@@ -283,13 +287,13 @@ class DataLoader {
 
   /// Keeps the workers supplied.
   void prefetch() {
+    starved_ = nullptr;
     while (workers_ > 0 && !postponed_ && source_.has_more()) {
       const auto slot = engine_->find_slot();
       Request* next = slot ? source_.peek() : nullptr;
-      if (next == nullptr) {
+      if (next == nullptr || !put_request(*slot, *next)) {
         return;
       }
-      put_request(*slot, *next);
       engine_->post(
           *slot, {options_.seed, epoch_, next->batch},
           is_divided() ? static_cast<std::uint16_t>(next->batch % source_.shards().size()) : loader::kAnyWorker,
@@ -298,15 +302,34 @@ class DataLoader {
     }
   }
 
-  void put_request(std::uint32_t slot, Request& next) {
+  /// False where there is no memory for the request now: it is posted when there is some.
+  bool put_request(std::uint32_t slot, Request& next) {
     try {
       maker_->put_request(slot, next.request);
+      return true;
     } catch (const loader::NoMemoryLeft&) {
-      throw;  // there will be some: it is posted then
+      starved_ = std::current_exception();
+      return false;
     } catch (...) {
       source_.pop();
       throw;
     }
+  }
+
+  /// Where a request has found no memory and none is in flight that would give some back.
+  void post_starved() {
+    const bool posted = engine_->post_with_freed_memory([this] {
+      prefetch_later();
+      return !starved_ || !engine_->in_flight().empty();
+    });
+    if (posted) {
+      return;
+    }
+    if (options_.auto_workers) {
+      throw loader::WorkersLackResources("a request finds no shared memory");
+    }
+    source_.pop();
+    std::rethrow_exception(std::exchange(starved_, nullptr));
   }
 
   /// prefetch(), but an exception of the sampler's waits until the batches before it have been handed out.
@@ -344,6 +367,8 @@ class DataLoader {
       const auto wanted = static_cast<std::size_t>(tuner_->look(telemetry_.reading()));
       if (wanted != workers_) {
         set_workers(wanted);
+      } else if (engine_ && wanted == 0) {
+        engine_->give_back_memory();  // of batches that the loop still had when the last worker left
       }
       return;
     } catch (const std::exception& error) {
@@ -373,12 +398,12 @@ class DataLoader {
   /// Workers have not what they need to make what the loop can make: it does, from here on.
   void leave_to_the_loop(const std::string& problem) {
     TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on without workers: ", problem);
-    keep_requests();
-    engine_->cancel();
+    end_engine();
+    maker_.reset();
     telemetry_.workers_change(static_cast<int>(workers_), 0, problem);
     workers_ = 0;
+    starved_ = nullptr;
     tuner_.reset();
-    engine_->set_workers(0);
   }
 
   loader::TunerLimits limits_of_workers() {
@@ -400,8 +425,12 @@ class DataLoader {
           end_epoch();
           return {};
         }
-        engine_->wait_for_slot();
-        prefetch_later();
+        if (starved_) {
+          post_starved();
+        } else {
+          engine_->wait_for_slot();
+          prefetch_later();
+        }
       }
       auto [id, batch] = take_next();
       if (!batch) {
@@ -424,7 +453,7 @@ class DataLoader {
   }
 
   Optional<BatchType> next_inline() {
-    if (postponed_) {
+    if (postponed_ && !source_.has_waiting()) {  // requests that workers have left come before it
       std::rethrow_exception(std::exchange(postponed_, nullptr));
     }
     if (engine_ && engine_->workers() > 0) {
@@ -494,6 +523,7 @@ class DataLoader {
   std::uint64_t generation_ = 0;  // of the iterator that is alive
   std::weak_ptr<char> iterator_;  // whether it is
   std::exception_ptr postponed_;
+  std::exception_ptr starved_;  // the last request found no memory
   std::optional<loader::WorkerTuner> tuner_;
   std::size_t workers_ = 0;  // that the loop has now
   std::unique_ptr<Maker> maker_;

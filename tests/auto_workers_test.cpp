@@ -1,9 +1,12 @@
 // num_workers(kAuto) and the loader's part in it: real workers that come and go in the middle of an epoch.
+#include "support/busy_workers.h"
 #include "support/epoch_with_errors.h"
 #include "support/forked_child.h"
 #include "support/loader_datasets.h"
+#include "support/processes.h"
 #include "support/sanitized.h"
 #include "support/shared_counter.h"
+#include "support/shared_memory.h"
 #include "support/stream_datasets.h"
 #include "support/temp_dir.h"
 
@@ -13,6 +16,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 #include <nlohmann/json.hpp>
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -30,6 +35,7 @@
 namespace torchfeed {
 namespace {
 
+using testing::BusyWorkers;
 using testing::counting;
 using testing::FunctionDataset;
 using testing::index_dataset;
@@ -54,13 +60,8 @@ std::vector<std::int64_t> batches_of_changing_workers(const Setting& setting, bo
   const FullDataLoaderOptions options(testing::options_of(setting, 1).in_order(in_order).seed(3));
   loader::Telemetry telemetry("");
   auto ring = loader::make_ring(options);
-  loader::DatasetShard<TensorDataset, Request> shard(index_dataset(static_cast<std::size_t>(size)));
-  std::unique_ptr<loader::DatasetBatchMaker<TensorDataset, Request>> maker;
-  if (setting.mode == WorkerMode::kThread) {
-    maker = std::make_unique<loader::ThreadBatchMaker<TensorDataset, Request>>(ring->ring, shard, 1, options.workers);
-  } else {
-    maker = std::make_unique<loader::ProcessBatchMaker<TensorDataset, Request>>(ring->ring, shard, 1, options.workers);
-  }
+  testing::IndexShard shard(index_dataset(static_cast<std::size_t>(size)));
+  const auto maker = testing::make_maker(options, ring->ring, shard);
   maker->prepare(1);
   loader::Engine engine(options, ring, *maker, telemetry, /*workers=*/1, /*needs_all_workers=*/false);
   std::mt19937 random(11);
@@ -104,60 +105,6 @@ TEST_P(Numbers, OfWorkersMayChangeAtAnyTimeAndNoBatchIsLostOrDoubled) {
   EXPECT_EQ(batches, counting(3000));
 }
 
-/// An engine with 3 worker processes, each of which is at one of the first batches: number `i` for `busy(i, worker)`.
-class BusyWorkers {
- public:
-  explicit BusyWorkers(std::function<void(int worker)> when_all_are_busy, std::size_t max_worker_restarts = 100)
-      : options_(DataLoaderOptions(1).num_workers(3).seed(3).max_worker_restarts(max_worker_restarts)),
-        telemetry_(""),
-        ring_(loader::make_ring(options_)),
-        shard_(TensorDataset(100,
-                             [this, then = std::move(when_all_are_busy)](const std::vector<std::size_t>& indices) {
-                               if (indices[0] < 3) {
-                                 (*begun_).fetch_add(1);
-                                 while ((*begun_).load() < 3) {
-                                   std::this_thread::yield();
-                                 }
-                                 then(worker_info().value().id);
-                               }
-                               (*made_).fetch_add(1);
-                               return testing::indices_tensor(indices);
-                             })),
-        maker_(ring_->ring, shard_, 1, 3),
-        engine_(options_, ring_, maker_, telemetry_, /*workers=*/3, /*needs_all_workers=*/false) {
-    for (std::size_t i = 0; i < 3; ++i) {
-      ask(i);
-    }
-    while ((*begun_).load() < 3) {
-      std::this_thread::yield();
-    }
-  }
-
-  loader::Engine& engine() { return engine_; }
-  int made() { return (*made_).load(); }
-  void ask(std::size_t i) {
-    const auto slot = engine_.find_slot().value();
-    Request request{i};
-    maker_.put_request(slot, request);
-    engine_.post(slot, {3, 1, i});
-  }
-  std::int64_t next() {
-    const auto result = engine_.next([] { return false; });
-    return maker_.take_batch(result.slot(), result.lease()).value().item<std::int64_t>();
-  }
-
- private:
-  using Request = std::vector<std::size_t>;
-  SharedCounter begun_;
-  SharedCounter made_;
-  FullDataLoaderOptions options_;
-  loader::Telemetry telemetry_;
-  std::shared_ptr<loader::LeasedRing> ring_;
-  loader::DatasetShard<TensorDataset, Request> shard_;
-  loader::ProcessBatchMaker<TensorDataset, Request> maker_;
-  loader::Engine engine_;
-};
-
 TEST(LeavingWorkers, FinishALongBatchWhereOthersStay) {
   BusyWorkers workers([](int worker) {
     if (worker == 2) {
@@ -200,6 +147,47 @@ TEST(LeavingWorkers, MakeRoomForOneThatWasGivenUp) {
   workers.engine().set_workers(1);
   workers.ask(3);
   EXPECT_EQ(workers.next(), 3);
+}
+
+TEST(LeavingWorkers, GiveBackTheMemoryOfTheirBatchesWhenNoneIsLeft) {
+  BusyWorkers workers([](int /*worker*/) {});
+  for (std::int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(workers.next(), i);
+  }
+  const auto held = [&workers] {
+    std::uint64_t bytes = 0;
+    for (std::uint32_t i = 0; i < workers.ring().size(); ++i) {
+      bytes += workers.ring().charged_bytes(i);
+    }
+    return bytes;
+  };
+  EXPECT_GT(held(), 0U);
+  workers.engine().set_workers(0);
+  EXPECT_EQ(held(), 0U);
+}
+
+TEST(LeavingWorkers, ThatAreThreadsAtABatchDelayThoseWhoComeInTheirPlace) {
+  SharedCounter go;
+  BusyWorkers workers(
+      [counter = &*go](int worker) {
+        while (worker == 2 && counter->load() == 0) {
+          std::this_thread::yield();
+        }
+      },
+      /*max_worker_restarts=*/100, WorkerMode::kThread);
+  workers.engine().set_workers(1);
+  workers.engine().set_workers(3);
+  EXPECT_LT(workers.engine().stats().workers, 3) << "number 2 is at its batch, and has to leave after it";
+  *go = 1;
+  for (std::int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(workers.next(), i);
+  }
+  std::int64_t next = 3;
+  while (workers.engine().stats().workers < 3 && next < 100'000) {
+    workers.ask(static_cast<std::size_t>(next));
+    ASSERT_EQ(workers.next(), next++);
+  }
+  EXPECT_EQ(workers.engine().stats().workers, 3);
 }
 
 // ---- kAuto ----
@@ -454,24 +442,40 @@ TEST(AutoProcesses, AreDoneWithoutWhereTheyAreNotToBeHad) {
             "100 batches, 0 workers, 0 changes");
 }
 
-TEST(AutoProcesses, LeaveToTheLoopBatchesThatDoNotFitIntoSharedMemory) {
-  auto loader = make_data_loader<Sequential>(TensorDataset(60,
-                                                           [](const std::vector<std::size_t>& indices) {
-                                                             std::this_thread::sleep_for(std::chrono::milliseconds(2));
-                                                             auto batch = torch::zeros({1 << 19}, torch::kInt64);
-                                                             batch[0] = static_cast<std::int64_t>(indices[0]);
-                                                             return batch;
-                                                           }),
-                                             DataLoaderOptions(1).num_workers(kAuto).shared_memory_budget(1 << 20));
-  for (int epoch = 0; epoch < 2; ++epoch) {
-    std::int64_t next = 0;
-    for (auto& batch : *loader) {
-      ASSERT_EQ(batch[0].item<std::int64_t>(), next++);
-    }
-    EXPECT_EQ(next, 60);
+/// Fails once, when there are workers and they have been asked for one batch.
+struct FailsBehindOneOfTheWorkers : Sequential {
+  using Sequential::SequentialSampler;
+  torch::optional<std::vector<std::size_t>> next(std::size_t batch_size) override {
+    const bool has_workers = !testing::children_of(::getpid()).empty();
+    TORCH_CHECK(!has_workers || ++asked_workers != 2, "a list of samples is cut off");
+    return Sequential::next(batch_size);
   }
-  ASSERT_EQ(loader->stats().worker_changes.size(), 2U);
-  EXPECT_THAT(loader->stats().worker_changes.back().reason, ::testing::HasSubstr("does not fit into shared memory"));
+  int asked_workers = 0;
+};
+
+TEST(AutoProcesses, AreDoneWithoutWhenTheForkServerHasDied) {
+  const auto make = [](const std::vector<std::size_t>& indices) {
+    if (worker_info()) {
+      ::kill(::getppid(), SIGKILL);
+      for (;;) {
+        ::pause();  // until this worker dies, too
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    return testing::indices_tensor(indices);
+  };
+  auto loader = make_data_loader(TensorDataset(100, make), FailsBehindOneOfTheWorkers(100),
+                                 DataLoaderOptions(1).num_workers(kAuto));
+  const auto [indices, errors] = testing::epoch_with_errors<c10::Error>(*loader);
+  EXPECT_EQ(indices, counting(100));
+  ASSERT_EQ(errors.size(), 1U);
+  const auto& changes = loader->stats().worker_changes;
+  ASSERT_EQ(changes.size(), 2U);
+  EXPECT_EQ(changes.back().reason, "the fork server died");
+  EXPECT_THAT(errors.front(), ::testing::HasSubstr("cut off"));
+  EXPECT_EQ(loader->stats().workers, 0);
+  EXPECT_THAT(testing::children_of(::getpid()), ::testing::IsEmpty());
+  EXPECT_EQ(testing::memory_used(), 0U);
 }
 
 /// Cannot be copied for a worker thread.

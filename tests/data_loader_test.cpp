@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -253,6 +254,41 @@ TEST(DataLoader, TellsAWorkerWhoItIs) {
     EXPECT_EQ(values[3], 42);
     EXPECT_NE(values[4], ::getpid());
   }
+}
+
+TEST_P(WithWorkers, ComputesWithTheGradModeInWhichTheLoaderWasMade) {
+  const torch::Tensor weight = torch::ones({1}, torch::requires_grad());
+  const TensorDataset dataset(6, [weight](const std::vector<std::size_t>&) { return weight * 2; });
+  {
+    const torch::NoGradGuard no_grad;
+    auto loader = make_data_loader<Sequential>(dataset, options_of(GetParam(), 1));
+    for (auto& batch : *loader) {
+      EXPECT_FALSE(batch.requires_grad());
+    }
+  }
+  if (GetParam().mode == WorkerMode::kThread || GetParam().workers == 0) {
+    auto loader = make_data_loader<Sequential>(dataset, options_of(GetParam(), 1));
+    for (auto& batch : *loader) {
+      EXPECT_TRUE(batch.requires_grad());
+    }
+    const c10::InferenceMode inference;
+    auto other = make_data_loader<Sequential>(dataset, options_of(GetParam(), 1));
+    for (auto& batch : *other) {
+      EXPECT_TRUE(batch.is_inference());
+    }
+  }
+}
+
+TEST(DataLoader, HasTheKernelEndWorkersBeforeTheTrainerWhereMemoryRunsOut) {
+  const auto score = [](const std::vector<std::size_t>&) {
+    std::int64_t adjustment = 0;
+    std::ifstream("/proc/self/oom_score_adj") >> adjustment;
+    return torch::tensor({adjustment});
+  };
+  const auto trainers = score({}).item<std::int64_t>();
+  auto loader = make_data_loader<Sequential>(TensorDataset(1, score), DataLoaderOptions(1).num_workers(1));
+  EXPECT_EQ((*loader->begin()).item<std::int64_t>(), std::min<std::int64_t>(trainers + 500, 1000));
+  EXPECT_EQ(score({}).item<std::int64_t>(), trainers);
 }
 
 TEST(DataLoader, TellsThreadsOfADatasetWhoseTheyAre) {

@@ -4,6 +4,7 @@
 
 #include "support/loader_datasets.h"
 #include "support/sanitized.h"
+#include "support/shared_counter.h"
 #include "support/shared_memory.h"
 
 #include <gmock/gmock.h>
@@ -13,11 +14,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <ostream>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,6 +32,7 @@ using testing::gives_both_sizes;
 using testing::kSanitized;
 using testing::memory_used;
 using testing::Sequential;
+using testing::SharedCounter;
 using testing::TensorDataset;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
@@ -264,6 +269,150 @@ TEST(LoaderBudget, ABatchBeyondTheBudgetIsAnErrorWithBothSizesAndTheNextOnesArri
     EXPECT_THAT(message, ::testing::HasSubstr("expected at most 8388608 bytes"));
     EXPECT_THAT(message, ::testing::HasSubstr("41943"));
   }
+}
+
+TEST(LoaderBudget, LeavesToTheLoopWithKAutoBatchesThatDoNotFit) {
+  auto loader = make_data_loader<Sequential>(TensorDataset(60,
+                                                           [](const std::vector<std::size_t>& indices) {
+                                                             std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                                                             auto batch = torch::zeros({1 << 19}, torch::kInt64);
+                                                             batch[0] = static_cast<std::int64_t>(indices[0]);
+                                                             return batch;
+                                                           }),
+                                             DataLoaderOptions(1).num_workers(kAuto).shared_memory_budget(1 << 20));
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    std::int64_t next = 0;
+    for (auto& batch : *loader) {
+      ASSERT_EQ(batch[0].item<std::int64_t>(), next++);
+    }
+    EXPECT_EQ(next, 60);
+  }
+  EXPECT_EQ(memory_used(), 0U) << "nothing is kept of it";
+  EXPECT_EQ(loader->stats().workers, 0);
+  ASSERT_EQ(loader->stats().worker_changes.size(), 2U);
+  EXPECT_THAT(loader->stats().worker_changes.back().reason, ::testing::HasSubstr("does not fit into shared memory"));
+}
+
+// ---- Requests, which take of it too ----
+
+TEST(LoaderBudget, RequestsWaitUntilEarlierOnesHaveBeenAnswered) {
+  constexpr std::size_t kIndices = 20'000;  // 160 KB, of which eight are too many
+  const auto make = [](const std::vector<std::size_t>& indices) {
+    return torch::tensor({static_cast<std::int64_t>(indices[0])});
+  };
+  auto loader = make_data_loader<Sequential>(
+      TensorDataset(30 * kIndices, make),
+      DataLoaderOptions(kIndices).num_workers(1).max_jobs(8).shared_memory_budget(kMiB).timeout(kStalled));
+  std::int64_t next = 0;
+  for (auto& batch : *loader) {
+    EXPECT_EQ(batch.item<std::int64_t>(), next);
+    next += kIndices;
+  }
+  EXPECT_EQ(next, static_cast<std::int64_t>(30 * kIndices));
+}
+
+/// Asks for batch i with so many indices, all i. An epoch goes on where the one before it was left.
+class SizedRequests : public torch::data::samplers::Sampler<> {
+ public:
+  SizedRequests(std::size_t batches, std::function<std::size_t(std::size_t batch)> size)
+      : batches_(batches), size_(std::move(size)) {}
+  void reset(torch::optional<std::size_t> /*new_size*/ = {}) override {}
+  torch::optional<std::vector<std::size_t>> next(std::size_t /*batch_size*/) override {
+    if (next_ == batches_) {
+      return {};
+    }
+    std::vector<std::size_t> indices(size_(next_), next_);
+    ++next_;
+    return indices;
+  }
+  void save(torch::serialize::OutputArchive& /*archive*/) const override {}
+  void load(torch::serialize::InputArchive& /*archive*/) override {}
+
+ private:
+  std::size_t batches_;
+  std::function<std::size_t(std::size_t)> size_;
+  std::size_t next_ = 0;
+};
+
+constexpr std::size_t kLargeRequest = 80'000;  // 640 KB
+constexpr std::size_t kLargeBatch = 300'000;
+
+TEST(LoaderBudget, ARequestWaitsForABatchOfAnEpochThatWasLeft) {
+  SharedCounter written;
+  SharedCounter go;
+  const auto make = [&written, &go](const std::vector<std::size_t>& indices) {
+    torch::Tensor batch = filled(indices[0] == 0 ? 2 * kLargeBatch : 1, stamp_of(indices[0]));
+    if (indices[0] == 0) {
+      *written = 1;
+      while (*go == 0) {
+        std::this_thread::yield();
+      }
+    }
+    return batch;
+  };
+  auto loader = make_data_loader(
+      TensorDataset(2, make), SizedRequests(2, [](std::size_t i) { return i == 1 ? kLargeRequest : 1; }),
+      DataLoaderOptions(1).num_workers(1).max_jobs(1).shared_memory_budget(kMiB).timeout(kStalled));
+  loader->begin();
+  while (*written == 0) {
+    std::this_thread::yield();
+  }
+  auto iterator = loader->begin();
+  *go = 1;
+  EXPECT_TRUE(holds_stamp(*iterator, 1, 1));
+  ++iterator;
+  EXPECT_TRUE(iterator == loader->end());
+}
+
+TEST(LoaderBudget, ARequestForWhichKeptBatchesLeaveNoRoomIsAnErrorAndTheNextOnesArrive) {
+  const auto make = [](const std::vector<std::size_t>& indices) { return filled(kLargeBatch, stamp_of(indices[0])); };
+  auto loader = make_data_loader(
+      TensorDataset(4, make), SizedRequests(4, [](std::size_t i) { return i == 2 ? kLargeRequest : 1; }),
+      DataLoaderOptions(1).num_workers(1).max_jobs(1).shared_memory_budget(kMiB).timeout(kStalled));
+  auto iterator = loader->begin();
+  const torch::Tensor first = *iterator;
+  ++iterator;
+  const torch::Tensor second = *iterator;
+  try {
+    ++iterator;
+    FAIL() << "nothing thrown";
+  } catch (const c10::Error& error) {
+    EXPECT_TRUE(gives_both_sizes(error.what_without_backtrace(), kMiB, 8 * kLargeRequest)) << error.what();
+  }
+  ++iterator;
+  EXPECT_TRUE(holds_stamp(*iterator, kLargeBatch, 3));
+  ++iterator;
+  EXPECT_TRUE(iterator == loader->end());
+  EXPECT_TRUE(holds_stamp(first, kLargeBatch, 0) && holds_stamp(second, kLargeBatch, 1));
+}
+
+TEST(LoaderBudget, LeavesToTheLoopWithKAutoRequestsThatDoNotFit) {
+  // The loop keeps two large batches that workers have made, which leaves no room for a large request.
+  SharedCounter made;
+  const auto make = [&made](const std::vector<std::size_t>& indices) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const bool large = worker_info() && (*made).fetch_add(1) < 2;
+    return filled(large ? kLargeBatch : 1, stamp_of(indices[0]));
+  };
+  std::size_t large_batches = 0;
+  bool asked = false;
+  const auto size = [&](std::size_t /*batch*/) {
+    return large_batches == 2 && !std::exchange(asked, true) ? kLargeRequest : 1;
+  };
+  auto loader = make_data_loader(TensorDataset(100, make), SizedRequests(100, size),
+                                 DataLoaderOptions(1).num_workers(kAuto).shared_memory_budget(kMiB));
+  std::vector<torch::Tensor> kept;
+  for (auto& batch : *loader) {
+    kept.push_back(batch);
+    large_batches += batch.numel() == static_cast<std::int64_t>(kLargeBatch) ? 1 : 0;
+  }
+  ASSERT_EQ(kept.size(), 100U);
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    EXPECT_TRUE(holds_stamp(kept[i], static_cast<std::size_t>(kept[i].numel()), i)) << "batch " << i;
+  }
+  EXPECT_TRUE(asked);
+  EXPECT_EQ(loader->stats().workers, 0);
+  EXPECT_EQ(loader->stats().worker_changes.back().reason, "a request finds no shared memory");
 }
 
 }  // namespace

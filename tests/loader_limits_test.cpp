@@ -3,6 +3,7 @@
 
 #include "support/forked_child.h"
 #include "support/loader_datasets.h"
+#include "support/processes.h"
 #include "support/sanitized.h"
 #include "support/shared_memory.h"
 
@@ -14,9 +15,13 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -82,12 +87,16 @@ void end_thread_pools() {
   }
 }
 
+/// Root may fork whatever the limit says. A user of its own has no other processes.
+bool become_another_user() {
+  const auto user = static_cast<uid_t>(100000 + ::getpid());
+  return ::setgroups(0, nullptr) == 0 && ::setresgid(user, user, user) == 0 && ::setresuid(user, user, user) == 0;
+}
+
 /// outcome_of_a_loader() of 4 workers for a user who may have so many threads in all, the trainer's included.
 std::string outcome_with_threads(rlim_t threads, bool thread_pools) {
   return said_in_a_child([=]() -> std::string {
-    // Root may fork whatever the limit says. A user of its own has no other processes.
-    const auto user = static_cast<uid_t>(100000 + ::getpid());
-    if (::setgroups(0, nullptr) != 0 || ::setresgid(user, user, user) != 0 || ::setresuid(user, user, user) != 0) {
+    if (!become_another_user()) {
       return "cannot become another user";
     }
     if (!thread_pools) {
@@ -115,6 +124,54 @@ TEST_F(LoaderProcessLimit, ThatKeepsTheForkServerFromStartingIsASystemError) {
 TEST_F(LoaderProcessLimit, ThatKeepsEveryWorkerFromStartingIsAWorkerError) {
   EXPECT_THAT(outcome_with_threads(2, false),
               AllOf(StartsWith("WorkerError: "), HasSubstr("fork failed: Resource temporarily unavailable")));
+}
+
+/// How often a process has gone to sleep; -1 if there is none.
+std::int64_t sleeps_of(pid_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/status");
+  const std::string name = "voluntary_ctxt_switches:";
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(name, 0) == 0) {
+      return std::stoll(line.substr(name.size()));
+    }
+  }
+  return -1;
+}
+
+/// In a child of the trainer: lets its fork server have processes once that has tried in vain for some.
+[[noreturn]] void lift_the_limit_later() {
+  pid_t server = 0;
+  while (server == 0) {
+    for (const pid_t child : testing::children_of(::getppid())) {
+      server = child == ::getpid() ? server : child;
+    }
+  }
+  const std::int64_t begin = sleeps_of(server);  // it sleeps after each try
+  for (std::int64_t now = begin; now >= 0 && now < begin + 3;) {
+    now = sleeps_of(server);
+  }
+  const rlimit many{1000, 1000};
+  ::prlimit(server, RLIMIT_NPROC, &many, nullptr);
+  std::_Exit(0);
+}
+
+TEST_F(LoaderProcessLimit, ThatLetsWorkersStartAMomentLaterCostsThatMoment) {
+  EXPECT_EQ(said_in_a_child([]() -> std::string {
+              if (!become_another_user()) {
+                return "cannot become another user";
+              }
+              end_thread_pools();
+              const pid_t helper = ::fork();
+              if (helper == 0) {
+                lift_the_limit_later();
+              }
+              const LimitScope limit(RLIMIT_NPROC, 3);  // trainer, helper, fork server
+              const std::string said = outcome_of_a_loader(4);
+              ::kill(helper, SIGKILL);
+              ::waitpid(helper, nullptr, 0);
+              return said;
+            }),
+            "works");
 }
 
 TEST_F(LoaderProcessLimit, ThatKeepsSomeWorkersFromStartingLeavesTheOthersToWork) {

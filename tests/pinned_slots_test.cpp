@@ -60,6 +60,23 @@ TEST(PinnedSlots, LeaveOrdinaryMemoryWhereTheDriverRefuses) {
   EXPECT_TRUE(asked.empty()) << "nothing to take back";
 }
 
+TEST(PinnedSlots, DoNotAskAgainForAsMuchAsTheDriverHasRefused) {
+  asked.clear();
+  const loader::HostMemoryDriver driver{[](void*, std::size_t bytes, unsigned) {
+                                          asked.push_back(static_cast<std::int64_t>(bytes));
+                                          return bytes < 32 ? 0 : 2;
+                                        },
+                                        [](void*) { return 0; }};
+  char memory[64];
+  loader::PinnedSlots slots(driver);
+  for (std::uint32_t slot = 0; slot < 3; ++slot) {
+    slots.pin(slot, memory, 32);
+    slots.pin(slot, memory, 64);
+  }
+  slots.pin(0, memory, 16);
+  EXPECT_EQ(asked, (std::vector<std::int64_t>{32, 16}));
+}
+
 TEST(PinnedSlots, AreFreeOnlyWhenTheGpuHasDoneWhatItWasAskedFor) {
   asked.clear();
   auto ring = std::make_shared<loader::LeasedRing>(2, std::uint64_t{1} << 20, 0);

@@ -199,6 +199,29 @@ TEST(SlotRing, GivesADeadWorkersBatchBackUntilItHasKilledTooMany) {
   EXPECT_EQ(ring.slot(index).deaths, 0U) << "another batch starts anew";
 }
 
+TEST(SlotRing, FreesADeadWorkersBatchThatNobodyWaitsFor) {
+  Ring ring(2);
+  const auto left = ring.post_next(7);
+  const auto wanted = ring.post_next(8);
+  ring.wait_for_work(3);
+  ring.wait_for_work(3);
+  ring.header().first_ticket = 8;
+  ring.recover(3, SIGKILL);
+  EXPECT_EQ(ring.word(left).state, SlotState::kFree);
+  EXPECT_EQ(ring.word(wanted).state, SlotState::kPosted);
+}
+
+TEST(SlotRing, IsBrokenOnlyByWhatAnswersTheLastCall) {
+  Ring ring(1);
+  EXPECT_FALSE(ring.is_broken());
+  ring.header().broken = 1;
+  EXPECT_TRUE(ring.is_broken()) << "the workers that were there from the beginning";
+  ring.header().calls = 1;
+  EXPECT_FALSE(ring.is_broken());
+  ring.header().broken = 2;
+  EXPECT_TRUE(ring.is_broken());
+}
+
 TEST(SlotRing, LeavesOtherWorkersSlotsAloneWhenOneDies) {
   Ring ring(4);
   ring.post_next(0);

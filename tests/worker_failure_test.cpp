@@ -179,6 +179,24 @@ TEST(WorkerFailure, EndsWhenRestartsAreUsedUp) {
   }
 }
 
+TEST(WorkerFailure, WithoutRestartsEndsAnEpochAndNotTheNextOne) {
+  SharedCounter deadly;
+  const auto make = [counter = &*deadly](const std::vector<std::size_t>& indices) {
+    if (counter->load() != 0) {
+      ::raise(SIGKILL);
+    }
+    return indices_tensor(indices);
+  };
+  auto loader = make_data_loader<Sequential>(
+      TensorDataset(20, make), DataLoaderOptions(10).num_workers(1).max_worker_restarts(0).persistent_workers(false));
+  for (int i = 0; i < 8; ++i) {
+    *deadly = 1;
+    EXPECT_THROW(one_epoch(*loader), WorkerError);
+    *deadly = 0;
+    EXPECT_EQ(one_epoch_of_indices(*loader), counting(20));
+  }
+}
+
 TEST(WorkerFailure, TellsWhenAWorkerHangs) {
   auto loader =
       make_data_loader<Sequential>(failing_dataset([] { ::raise(SIGSTOP); }),

@@ -11,10 +11,13 @@
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace torchfeed::loader {
 namespace {
+
+constexpr std::uint64_t kPage = 4096;
 
 // Some 10 us of looking before a sleep that costs two system calls and a wake-up of 50 us.
 constexpr std::uint32_t kSpins = 200;
@@ -159,6 +162,27 @@ void Engine::wait_for_slot() {
   telemetry_.waited(begin, {});
 }
 
+bool Engine::post_with_freed_memory(const std::function<bool()>& try_again) {
+  const auto begin = Clock::now();
+  for (;;) {
+    const bool busy = free_results();
+    memory_.give_back_all();
+    if (try_again()) {
+      return true;
+    }
+    if (!busy) {
+      return false;
+    }
+    if (options_.timeout && Clock::now() - begin >= *options_.timeout) {
+      throw_timeout(options_.timeout->count(), -1, 0, {});
+    }
+    if (crew_is_lost()) {
+      throw_crew_lost();
+    }
+    ring_.wait_for_result(std::nullopt, 0, kCrewCheck);
+  }
+}
+
 void Engine::post(std::uint32_t index, const BatchId& id, std::uint16_t worker, std::uint64_t position) {
   Slot& slot = ring_.slot(index);
   slot.id = id;
@@ -182,20 +206,23 @@ void Engine::cancel(StreamShards* streams) noexcept {
   held_ = 0;
   alone_ = kNone;
   first_ticket_ = next_ticket_;  // what a worker is at now is dropped when it is done
+  ring_.header().first_ticket.store(first_ticket_, std::memory_order_relaxed);
+}
+
+/// While none is in flight: frees results that have come since, which are nobody's. Whether a worker is still at one.
+bool Engine::free_results() noexcept {
+  bool busy = false;
+  for (std::uint32_t i = 0; i < ring_.size(); ++i) {
+    busy = busy || ring_.word(i).state == SlotState::kTaken;
+    if (ring_.has_result(i)) {
+      ring_.free(i);
+    }
+  }
+  return busy;
 }
 
 void Engine::wait_until_idle() noexcept {
-  for (;;) {
-    bool busy = false;
-    for (std::uint32_t i = 0; i < ring_.size(); ++i) {
-      busy = busy || ring_.word(i).state == SlotState::kTaken;
-      if (ring_.has_result(i)) {
-        ring_.free(i);
-      }
-    }
-    if (!busy) {
-      return;
-    }
+  while (free_results()) {
     ring_.wait_for_result(std::nullopt, 0, kCrewCheck);
   }
 }
@@ -304,7 +331,6 @@ bool Engine::put_off(std::size_t position) noexcept {
 
 /// The newest request in flight, other than `index`, with a result that has memory to give.
 std::optional<std::uint32_t> Engine::newest_result(std::uint32_t index) const noexcept {
-  constexpr std::uint64_t kPage = 4096;
   for (auto other = in_flight_.rbegin(); other != in_flight_.rend(); ++other) {
     if (*other != index && ring_.has_result(*other) &&
         ring_.charged_bytes(*other) > ring_.slot(*other).request.end + kPage) {
@@ -342,12 +368,15 @@ Lease* Engine::lease(std::uint32_t index) {
     return nullptr;
   }
   if (shared_->pinned) {
-    shared_->pinned->pin(index, ring_.payload(index), ring_.charged_bytes(index));
+    // What the batch has, in whole pages, and not what is charged: of that, a worker that died may have had nothing.
+    const std::uint64_t bytes = (ring_.slot(index).result.end + kPage - 1) / kPage * kPage;
+    shared_->pinned->pin(index, ring_.payload(index), bytes);
   }
   return new Lease(shared_, index);
 }
 
 Engine::Result Engine::next(const std::function<bool()>& refill) {
+  complete_crew();
   std::optional<Clock::time_point> deadline;
   if (options_.timeout) {
     deadline = Clock::now() + *options_.timeout;
@@ -387,6 +416,29 @@ void Engine::set_workers(std::size_t count) {
   max_jobs_ = options_.jobs_for(count);
   ring_.header().spins.store(spins_for(options_, count), std::memory_order_relaxed);
   crew_->call(static_cast<std::uint32_t>(count));
+  if (count == 0) {
+    give_back_memory();
+  }
+}
+
+void Engine::give_back_memory() noexcept {
+  if (in_flight_.empty()) {
+    free_results();
+  }
+  memory_.give_back_all();
+}
+
+/// Calls workers again that could not come when they were called, as those whose numbers they have were still at a
+/// batch.
+void Engine::complete_crew() {
+  const auto& called = ring_.header().target_workers;
+  if (called.load(std::memory_order_relaxed) < workers_) {
+    try {
+      crew_->call(static_cast<std::uint32_t>(workers_));
+    } catch (const std::system_error&) {
+      workers_ = called.load(std::memory_order_relaxed);  // goes on with those that are there
+    }
+  }
 }
 
 void Engine::call_workers() {
@@ -416,17 +468,16 @@ void Engine::throw_timeout_of_next() const {
   throw_timeout(options_.timeout->count(), worker, ring_.slot(index).id.batch, maker_.indices(index));
 }
 
-/// Whether no worker is left and none will be. Acquire: what workers and server have stored before is seen after.
-bool Engine::crew_is_lost() const noexcept {
-  return ring_.header().broken.load(std::memory_order_acquire) != 0 || !crew_->alive();
-}
+/// Whether no worker is left and none will be. What workers and server have stored before is seen after.
+bool Engine::crew_is_lost() const noexcept { return ring_.is_broken() || !crew_->alive(); }
 
 void Engine::throw_crew_lost() const {
   const RingHeader& header = ring_.header();
-  const bool server_died = header.broken.load(std::memory_order_acquire) == 0 && !crew_->alive();
+  const bool server_died = !ring_.is_broken() && !crew_->alive();
   const int error = server_died ? -1 : header.broken_errno.load(std::memory_order_relaxed);
-  if (options_.auto_workers && error > 0) {
-    throw WorkersLackResources(std::string("no worker can be forked: ") + std::strerror(error));
+  if (options_.auto_workers && error != 0) {
+    throw WorkersLackResources(server_died ? "the fork server died"
+                                           : std::string("no worker can be forked: ") + std::strerror(error));
   }
   const std::uint32_t restarts = header.restarts.load(std::memory_order_relaxed);
   const int signal = header.last_signal.load(std::memory_order_relaxed);

@@ -60,6 +60,11 @@ class Engine {
   /// that are still at batches of an epoch that was left early. None may be in flight. Throws as next().
   void wait_for_slot();
 
+  /// Where a request has found no memory and none is in flight: has `try_again`, which posts one if it can, do so with
+  /// what free slots and batches of epochs that were left early have had. False if it never said that it had, and no
+  /// worker is at such a batch any more. Throws as next().
+  bool post_with_freed_memory(const std::function<bool()>& try_again);
+
   /// Asks for batch `id` with the request that was written into `slot`. Of a stream: `worker` alone may make it, and
   /// `position` is where its part goes on.
   void post(std::uint32_t slot, const BatchId& id, std::uint16_t worker = kAnyWorker, std::uint64_t position = 0);
@@ -99,15 +104,18 @@ class Engine {
   /// Waits for the next result: the oldest request's with enforce_ordering, else any. One must be in flight.
   /// Throws the batch's own exception if it failed (the next call goes on with the next batch), and WorkerError on
   /// time-out and when no worker is left (the request stays in flight), and with auto_workers WorkersLackResources
-  /// where a batch finds no memory or no worker can be forked. While it waits it calls `refill`, which posts what it
-  /// can and says whether it would post more if it could.
+  /// where a batch finds no memory, no worker can be forked or the fork server is dead. While it waits it calls
+  /// `refill`, which posts what it can and says whether it would post more if it could.
   Result next(const std::function<bool()>& refill);
 
   // ---- Workers ----
 
   /// Has so many workers from now on, at most the options' number; 0 only while no request is in flight. Those who have
-  /// to leave finish the batch that they are at. Throws std::system_error if a thread cannot be had.
+  /// to leave finish the batch that they are at; with 0, free slots give back their memory. Throws std::system_error if
+  /// a thread cannot be had.
   void set_workers(std::size_t count);
+  /// Takes their memory from slots that nobody uses.
+  void give_back_memory() noexcept;
   std::size_t workers() const noexcept { return workers_; }
   /// Makes sure that there are workers: none are if send_workers_home() was called.
   void call_workers();
@@ -125,6 +133,8 @@ class Engine {
   std::size_t finished() const noexcept;
   std::size_t wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline);
   bool anyone_at_work() const noexcept;
+  bool free_results() noexcept;
+  void complete_crew();
   bool put_off(std::size_t position) noexcept;
   std::optional<std::uint32_t> newest_result(std::uint32_t index) const noexcept;
   void hold(std::uint32_t index) noexcept;

@@ -148,6 +148,7 @@ bool ForkServer::alive() const noexcept {
 
 void ForkServer::call(std::uint32_t count) {
   ring_.header().target_workers.store(count, std::memory_order_seq_cst);
+  ring_.header().calls.fetch_add(1, std::memory_order_seq_cst);  // who sees it sees the number
   ring_.wake_all_workers();
   poke();
 }

@@ -25,8 +25,10 @@ using Clock = std::chrono::steady_clock;
 
 // At the end a worker may finish the batch it is at; nobody waits for that batch, so not for long.
 constexpr std::chrono::milliseconds kGrace{200};
-// A fork that failed for want of memory or processes is tried again.
+// A fork that failed for want of memory or processes is tried again. Where no worker is there meanwhile, the trainer
+// waits so long before it is told.
 constexpr std::chrono::milliseconds kForkRetry{50};
+constexpr std::chrono::milliseconds kForkPatience{1000};
 
 // How a worker ends that was sent home: a dataset that calls exit() must not look like it.
 constexpr int kLeftStatus = 113;
@@ -37,6 +39,7 @@ class Server {
       : job_(job), ring_(*job.ring), max_restarts_(max_restarts), commands_(commands), trainer_(trainer) {
     workers_.resize(static_cast<std::size_t>(job.count), 0);
     given_up_.resize(workers_.size(), false);
+    ended_.resize(workers_.size(), false);
     sigset_t child;
     ::sigemptyset(&child);
     ::sigaddset(&child, SIGCHLD);
@@ -73,9 +76,10 @@ class Server {
     if (!deadline_) {
       deadline_ = Clock::now() + kGrace;
     } else if (Clock::now() >= *deadline_) {
-      for (const pid_t pid : workers_) {
-        if (pid != 0) {
-          ::kill(pid, SIGKILL);
+      for (std::size_t id = 0; id < workers_.size(); ++id) {
+        if (workers_[id] != 0) {
+          ::kill(workers_[id], SIGKILL);
+          ended_[id] = true;
         }
       }
     }
@@ -103,9 +107,12 @@ class Server {
   void fork_missing_workers() {
     RingHeader& header = ring_.header();
     fork_failed_ = false;
+    // First, so that what is found is no answer to a call that comes meanwhile.
+    const std::uint32_t calls = header.calls.load(std::memory_order_seq_cst);
     const std::uint32_t target = header.target_workers.load(std::memory_order_seq_cst);
-    if (std::exchange(target_, target) != target) {
-      given_up_.assign(given_up_.size(), false);  // those who come with a new number are no replacements
+    if (std::exchange(calls_, calls) != calls) {
+      given_up_.assign(given_up_.size(), false);  // those who come with a new call are no replacements
+      failing_since_.reset();
     }
     for (std::uint32_t id = 0; id < target && id < workers_.size(); ++id) {
       if (workers_[id] != 0 || given_up_[id]) {
@@ -122,19 +129,34 @@ class Server {
         break;
       }
       workers_[id] = pid;
+      ended_[id] = false;
     }
+    tell_trainer(target);
+  }
+
+  /// Tells the trainer how many workers there are, and whether it waits in vain for one.
+  void tell_trainer(std::uint32_t target) {
+    RingHeader& header = ring_.header();
     const std::uint32_t count = alive();
     header.alive_workers.store(count, std::memory_order_release);
     if (target == 0 && count == 0) {
       ring_.wake_trainer();  // it may wait for the last one to leave
     }
-    const bool one_is_missed = header.needs_all_workers &&
-                               (fork_failed_ || std::find(given_up_.begin(), given_up_.end(), true) != given_up_.end());
-    if (target > 0 && (count == 0 || one_is_missed)) {
+    const auto now = Clock::now();
+    if (!fork_failed_) {
+      failing_since_.reset();
+    } else if (!failing_since_) {
+      failing_since_ = now;
+    }
+    const bool fork_fails = failing_since_ && now - *failing_since_ >= kForkPatience;
+    const bool given_up = std::find(given_up_.begin(), given_up_.end(), true) != given_up_.end();
+    const bool none_is_left = count == 0 && (!fork_failed_ || fork_fails);
+    const bool one_is_missed = header.needs_all_workers && (given_up || fork_fails);
+    if (target > 0 && (none_is_left || one_is_missed)) {
       if (!fork_failed_) {
         header.broken_errno.store(0, std::memory_order_relaxed);
       }
-      header.broken.store(1, std::memory_order_release);
+      header.broken.store(calls_ + 1, std::memory_order_release);
       ring_.wake_trainer();
     } else {
       header.broken.store(0, std::memory_order_release);
@@ -158,8 +180,9 @@ class Server {
     const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     const bool wanted = id < header.target_workers.load(std::memory_order_seq_cst);
     const bool left = WIFEXITED(status) && WEXITSTATUS(status) == kLeftStatus && !ring_.holds_slot(id);
-    // Counted first: once the batch is given back, the trainer may see it and ask for the statistics.
-    if (wanted && !left) {
+    // Counted first: once the batch is given back, the trainer may see it and ask for the statistics. One that was
+    // ended here may be wanted again by now, but needed no replacement.
+    if (wanted && !left && !ended_[id]) {
       header.last_signal.store(signal, std::memory_order_relaxed);
       if (restarts_ < max_restarts_) {
         ++restarts_;
@@ -219,10 +242,12 @@ class Server {
   int trainer_;
   FileDescriptor children_;     // signalfd of SIGCHLD
   std::vector<pid_t> workers_;  // by id; 0: none
-  std::uint32_t target_ = 0;    // as it was last
+  std::uint32_t calls_ = 0;     // that were seen
   std::vector<bool> given_up_;  // by id; died when there were no restarts left
+  std::vector<bool> ended_;     // by id; killed as it did not leave in time
   std::uint32_t restarts_ = 0;
   bool fork_failed_ = false;
+  std::optional<Clock::time_point> failing_since_;  // with no fork between that worked for all
   std::optional<Clock::time_point> deadline_;
 };
 

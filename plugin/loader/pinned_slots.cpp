@@ -47,11 +47,12 @@ void PinnedSlots::pin(std::uint32_t index, void* begin, std::size_t bytes) {
     slots_.resize(index + std::size_t{1});
   }
   Range& range = slots_[index];
-  if (bytes <= range.bytes) {
+  if (bytes <= range.bytes || bytes >= refused_bytes_) {
     return;
   }
   unpin(index);
   if (const int error = driver_.add(begin, bytes, kDefaultFlags); error != 0) {
+    refused_bytes_ = bytes;
     TORCH_WARN_ONCE("torchfeed: pin_memory: cudaHostRegister of ", bytes, " bytes failed with error ", error,
                     ", such batches are not pinned");
     return;

@@ -29,7 +29,7 @@ class PinnedSlots {
   PinnedSlots& operator=(const PinnedSlots&) = delete;
 
   /// Makes sure that the first `bytes` of slot `index`, which begins at `begin`, are registered. What the driver
-  /// refuses stays ordinary memory, with a warning.
+  /// refuses stays ordinary memory, with a warning; as many bytes or more are not tried again.
   void pin(std::uint32_t index, void* begin, std::size_t bytes);
   /// Takes a slot's registration back: before its memory goes.
   void unpin(std::uint32_t index);
@@ -45,6 +45,7 @@ class PinnedSlots {
 
   HostMemoryDriver driver_;
   std::vector<Range> slots_;
+  std::size_t refused_bytes_ = ~std::size_t{0};
   const std::uint32_t owner_depth_ = fork_depth();
 };
 

@@ -1,12 +1,15 @@
+#include <torchfeed/plugin/loader/file_descriptor.h>
 #include <torchfeed/plugin/loader/process_setup.h>
 
 #include <torchfeed/plugin/threading/worker_thread.h>
 
 #include <ATen/Parallel.h>
 
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -28,6 +31,19 @@ void put_handlers_away() noexcept {
     if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
       ::signal(signal, SIG_DFL);
     }
+  }
+}
+
+/// Where memory runs out, the kernel ends a process that has much of it: better a worker, which is replaced, than the
+/// trainer, whose memory it seems to have as well. Without effect where /proc is not to be had.
+void be_ended_before_the_trainer() noexcept {
+  constexpr int kMore = 500;
+  constexpr int kMost = 1000;
+  const FileDescriptor file(::open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC));
+  char text[16] = {};
+  if (file.get() >= 0 && ::read(file.get(), text, sizeof(text) - 1) > 0) {
+    const int length = std::snprintf(text, sizeof(text), "%d", std::min(std::atoi(text) + kMore, kMost));
+    static_cast<void>(!::pwrite(file.get(), text, static_cast<std::size_t>(length), 0));
   }
 }
 
@@ -68,6 +84,7 @@ void enter_worker_process(int id) noexcept {
   char name[16];
   std::snprintf(name, sizeof(name), "feed-worker-%d", id);
   ::prctl(PR_SET_NAME, name);
+  be_ended_before_the_trainer();
   ::on_exit(leave_at_once, nullptr);  // last registered, first called
 }
 

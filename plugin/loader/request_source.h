@@ -69,6 +69,9 @@ class RequestSource {
     return next_ || !saved_.empty() || !(is_exhausted() || (kStream && shards_.ended()));
   }
 
+  /// Whether requests wait here that the sampler has given before.
+  bool has_waiting() const noexcept { return next_ || !saved_.empty(); }
+
   StreamShards& shards() noexcept { return shards_; }
 
   /// Of a stream with one shard: how far it was read when the next request comes.

@@ -184,7 +184,7 @@ void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t
   const std::uint32_t key = header_->trainer_wake.load(std::memory_order_acquire);
   const std::uint64_t wish = index ? word(*index).ticket + 1 : kAnyTicket;
   header_->awaited.store(wish, std::memory_order_seq_cst);  // SYNC(await): before any_result() reads the words
-  if (!any_result(index, first_ticket, known) && header_->broken.load(std::memory_order_acquire) == 0) {
+  if (!any_result(index, first_ticket, known) && !is_broken()) {
     futex_wait(header_->trainer_wake, key, timeout);
   }
   header_->awaited.store(kNobody, std::memory_order_relaxed);
@@ -360,6 +360,11 @@ void SlotRing::recover(std::uint32_t worker, int signal) noexcept {
   for (std::uint32_t i = 0; i < size(); ++i) {
     const SlotWord current = word(i);
     if (current.state != SlotState::kTaken || current.owner != worker) {
+      continue;
+    }
+    if (current.ticket < header_->first_ticket.load(std::memory_order_relaxed)) {
+      free(i);
+      wake_trainer();  // it may wait for a slot
       continue;
     }
     Slot& slot = slots_[i];

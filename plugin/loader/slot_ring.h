@@ -127,7 +127,9 @@ struct RingHeader {
   // Written by the trainer.
   alignas(64) std::atomic<std::uint32_t> target_workers;  ///< workers with an id at or above it leave
   std::atomic<std::uint32_t> stop;
-  std::atomic<std::uint32_t> spins;  ///< looks before sleeping; 0 where processes outnumber cores
+  std::atomic<std::uint32_t> calls;         ///< how often the fork server was told of a new target_workers
+  std::atomic<std::uint64_t> first_ticket;  ///< nobody waits for batches of older ones
+  std::atomic<std::uint32_t> spins;         ///< looks before sleeping; 0 where processes outnumber cores
 
   // The trainer's wish, taken back by the worker that meets it; and a worker's, taken back by the trainer.
   alignas(64) std::atomic<std::uint64_t> awaited;
@@ -137,7 +139,7 @@ struct RingHeader {
   // Written by the fork server.
   alignas(64) std::atomic<std::uint32_t> alive_workers;
   std::atomic<std::uint32_t> restarts;
-  std::atomic<std::uint32_t> broken;  ///< no worker is left and none can be made
+  std::atomic<std::uint32_t> broken;  ///< no worker is left and none can be made: one more than `calls` was; 0: not so
   std::atomic<std::int32_t> broken_errno;
   std::atomic<std::int32_t> last_signal;  ///< of the worker that died last
 
@@ -212,6 +214,12 @@ class SlotRing {
   void wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket, std::chrono::nanoseconds timeout,
                        std::size_t known = 0) noexcept;
   bool has_free() const noexcept;
+  /// Whether the fork server's last word to the trainer's last call is that no worker is left and none can be made.
+  /// Acquire: what it has stored before is seen after.
+  bool is_broken() const noexcept {
+    const std::uint32_t answered = header_->broken.load(std::memory_order_acquire);
+    return answered == header_->calls.load(std::memory_order_relaxed) + 1;
+  }
   /// Sleeps while workers are alive, until one ends or `timeout` is over.
   void wait_for_workers_to_leave(std::chrono::nanoseconds timeout) noexcept;
   /// done -> leased.
@@ -233,7 +241,8 @@ class SlotRing {
 
   /// Whether a dead worker was at a batch.
   bool holds_slot(std::uint32_t worker) const noexcept;
-  /// Takes back what a dead worker held: taken -> posted, or failed after most_deaths with `signal`.
+  /// Takes back what a dead worker held: taken -> posted, or failed after most_deaths with `signal`, or free if nobody
+  /// waits for it.
   void recover(std::uint32_t worker, int signal) noexcept;
   /// Makes the trainer look at the header.
   void wake_trainer() noexcept;

@@ -2,6 +2,9 @@
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/worker_thread.h>
 
+#include <ATen/record_function.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
 #include <pthread.h>
 
 #include <algorithm>
@@ -12,12 +15,16 @@
 namespace torchfeed::loader {
 namespace {
 
-void run_thread(const WorkerJob& job, int id) {
+void run_thread(const WorkerJob& job, const at::ThreadLocalState& state, int id) {
   char name[16];
   std::snprintf(name, sizeof(name), "feed-worker-%d", id);
   ::pthread_setname_np(::pthread_self(), name);
   threading::bind_current_thread(job.cpus);
   threading::compute_on_this_thread_alone();
+  const at::ThreadLocalStateGuard like_the_trainer(state);
+  // But for a profiler's part in it, which may end before this thread does.
+  at::set_record_function_tls_(at::RecordFunctionTLS());
+  c10::ThreadLocalDebugInfo::_forceCurrentDebugInfo(nullptr);
   run_worker(job, id);
 }
 
@@ -103,7 +110,7 @@ void ThreadCrew::start(std::size_t id) {
   worker.left.store(false, std::memory_order_relaxed);
   try {
     worker.thread = std::thread([this, &worker, id] {
-      run_thread(job_, static_cast<int>(id));
+      run_thread(job_, state_, static_cast<int>(id));
       worker.left.store(true, std::memory_order_release);
     });
   } catch (...) {
