@@ -7,9 +7,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <chrono>
-#include <cinttypes>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -18,6 +17,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace {
@@ -66,27 +66,83 @@ Taken run(std::vector<std::string> command) {
   return taken;
 }
 
+/// Text that grows into a file. Numbers go in digit by digit, as printf would take longer than the conversion.
+class BarText {
+ public:
+  explicit BarText(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "we"), &std::fclose) {
+    if (!file_) fail();
+    add("date,open,high,low,close,volume\n");
+  }
+
+  void add(std::string_view text) { text_ += text; }
+  /// `digits` digits at least, with zeros before.
+  void add(std::uint64_t number, std::ptrdiff_t digits = 1) {
+    char buffer[24];
+    const char* end = std::to_chars(buffer, buffer + sizeof(buffer), number).ptr;
+    for (std::ptrdiff_t i = end - buffer; i < digits; ++i) text_ += '0';
+    text_.append(buffer, end);
+  }
+  /// In millionths.
+  void add_price(std::uint64_t price) {
+    add(",");
+    add(price / 1'000'000);
+    add(".");
+    add(price % 1'000'000, 6);
+  }
+  /// To the file, if there is enough of it, or if `all`.
+  void flush(bool all = false) {
+    if (!all && text_.size() < (std::size_t{1} << 20)) return;
+    if (std::fwrite(text_.data(), 1, text_.size(), file_.get()) != text_.size()) fail();
+    if (all && std::fflush(file_.get()) != 0) fail();
+    written_ += text_.size();
+    text_.clear();
+  }
+  std::uint64_t bytes() const { return written_ + text_.size(); }
+
+ private:
+  [[noreturn]] void fail() const { throw std::runtime_error(path_ + ": cannot write"); }
+
+  std::string path_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  std::string text_;
+  std::uint64_t written_ = 0;
+};
+
 /// A random walk, a bar a minute, until the file has so many bytes.
 void write_bars(const std::string& path, double bytes) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "we"), &std::fclose);
-  if (!file) throw std::runtime_error(path + ": cannot write");
+  BarText text(path);
   std::mt19937_64 random(1);
-  std::normal_distribution<double> step(0, 5e-4);
-  double price = 1469.25;
-  double written = std::fprintf(file.get(), "date,open,high,low,close,volume\n");
-  for (std::int64_t minute = 0; written < bytes; ++minute) {
-    const std::int64_t days = minute / 1440;
-    const auto date = std::chrono::year_month_day(std::chrono::sys_days(std::chrono::days(10959 + days)));
-    const double open = price;
-    price *= std::exp(step(random) + (price < 100 ? 0.01 : 0) - (price > 10000 ? 0.01 : 0));
-    const int count = std::fprintf(
-        file.get(), "%04d-%02u-%02uT%02d:%02d:00Z,%.6f,%.6f,%.6f,%.6f,%" PRIu64 "\n", static_cast<int>(date.year()),
-        static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), static_cast<int>(minute / 60 % 24),
-        static_cast<int>(minute % 60), open, std::max(open, price) * 1.0002, std::min(open, price) * 0.9998, price,
-        static_cast<std::uint64_t>(random() % 1'000'000'000));
-    if (count < 0) throw std::runtime_error(path + ": cannot write");
-    written += count;
+  std::uint64_t price = 1'469'250'000;
+  std::string day;
+  for (std::uint64_t minute = 0; static_cast<double>(text.bytes()) < bytes; ++minute) {
+    if (minute % 1440 == 0) {
+      const auto date = std::chrono::year_month_day(std::chrono::sys_days(std::chrono::days(10959 + minute / 1440)));
+      char buffer[32];
+      std::snprintf(buffer, sizeof(buffer), "%04d-%02u-%02uT", static_cast<int>(date.year()),
+                    static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()));
+      day = buffer;
+    }
+    const std::uint64_t drawn = random();
+    const std::uint64_t open = price;
+    // Up or down by at most 0.1 %, and back from the ends of a range.
+    const std::uint64_t step = price / 1000 * (drawn % 1024) / 1024;
+    const bool up = price < 100'000'000 || (price < 10'000'000'000 && (drawn >> 10) % 2 == 0);
+    price = up ? price + step : price - step;
+    text.add(day);
+    text.add(minute / 60 % 24, 2);
+    text.add(":");
+    text.add(minute % 60, 2);
+    text.add(":00Z");
+    text.add_price(open);
+    text.add_price(std::max(open, price) + 200'000 + (drawn >> 11) % 100'000);
+    text.add_price(std::min(open, price) - 200'000 - (drawn >> 28) % 100'000);
+    text.add_price(price);
+    text.add(",");
+    text.add((drawn >> 34) % 1'000'000'000);
+    text.add("\n");
+    text.flush();
   }
+  text.flush(/*all=*/true);
 }
 
 double median(std::vector<double> values) {
