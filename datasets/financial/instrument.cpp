@@ -19,7 +19,11 @@ std::size_t Instrument::column(std::string_view name) const {
   if (const auto found = find(name)) return *found;
   std::string names;
   for (const auto& column : columns) names += (names.empty() ? "" : ", ") + column;
-  throw DataError(source + ": expected a column '" + std::string(name) + "', got " + names);
+  std::string text = source + ": expected a column '" + std::string(name) + '\'';
+  // Windows and targets need these of every CSV file, whose own columns are then what is missing.
+  if (name == "log_range") text += ", which is made of high and low";
+  if (name == "log_return") text += ", which is made of close";
+  throw DataError(text + ", got " + names);
 }
 
 double Instrument::value(std::int64_t row, std::size_t column) const {
