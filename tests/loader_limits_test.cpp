@@ -29,6 +29,7 @@
 #include <new>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 namespace torchfeed {
@@ -147,8 +148,8 @@ std::int64_t sleeps_of(pid_t process) {
     }
   }
   const std::int64_t begin = sleeps_of(server);  // it sleeps after each try
-  for (std::int64_t now = begin; now >= 0 && now < begin + 3;) {
-    now = sleeps_of(server);
+  for (std::int64_t now = begin; now >= 0 && now < begin + 2; now = sleeps_of(server)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // leaves its core to the server
   }
   const rlimit many{1000, 1000};
   ::prlimit(server, RLIMIT_NPROC, &many, nullptr);

@@ -25,10 +25,11 @@ using Clock = std::chrono::steady_clock;
 
 // At the end a worker may finish the batch it is at; nobody waits for that batch, so not for long.
 constexpr std::chrono::milliseconds kGrace{200};
-// A fork that failed for want of memory or processes is tried again. Where no worker is there meanwhile, the trainer
-// waits so long before it is told.
+// A fork that failed for want of memory or processes is tried again. Where no worker is there meanwhile, the trainer is
+// told after so long and so many tries: on a machine that is that short, this process may be kept waiting itself.
 constexpr std::chrono::milliseconds kForkRetry{50};
 constexpr std::chrono::milliseconds kForkPatience{1000};
+constexpr int kForkTries = 20;
 
 // How a worker ends that was sent home: a dataset that calls exit() must not look like it.
 constexpr int kLeftStatus = 113;
@@ -147,8 +148,10 @@ class Server {
       failing_since_.reset();
     } else if (!failing_since_) {
       failing_since_ = now;
+      failures_ = 0;
     }
-    const bool fork_fails = failing_since_ && now - *failing_since_ >= kForkPatience;
+    failures_ += fork_failed_ ? 1 : 0;
+    const bool fork_fails = failing_since_ && now - *failing_since_ >= kForkPatience && failures_ >= kForkTries;
     const bool given_up = std::find(given_up_.begin(), given_up_.end(), true) != given_up_.end();
     const bool none_is_left = count == 0 && (!fork_failed_ || fork_fails);
     const bool one_is_missed = header.needs_all_workers && (given_up || fork_fails);
@@ -248,6 +251,7 @@ class Server {
   std::uint32_t restarts_ = 0;
   bool fork_failed_ = false;
   std::optional<Clock::time_point> failing_since_;  // with no fork between that worked for all
+  int failures_ = 0;                                // since then
   std::optional<Clock::time_point> deadline_;
 };
 
