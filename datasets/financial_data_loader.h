@@ -3,6 +3,7 @@
 #include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/plugin/data_loader.h>
 #include <torchfeed/plugin/data_loader_options.h>
+#include <torchfeed/samplers/block_shuffle_sampler.h>
 #include <torchfeed/samplers/shuffle_sampler.h>
 
 #include <cstddef>
@@ -23,7 +24,11 @@ struct FinancialLoaderOptions {
   std::int64_t num_workers = kAuto;
   /// Whether 0 workers, too, means kAuto, within the threading plan in force. Default: true; with false, 0 is inline.
   bool auto_threading = true;
-  /// Of the order, and of what is random in batches. Default: none, drawn from torch's default generator.
+  /// Of what is random in batches, and of the order where the sampler is made here and takes a seed: `ShuffleSampler`
+  /// and `BlockShuffleSampler`, or any that is made from a size and a seed. torch::data's take torch's default
+  /// generator
+  /// (`torch::manual_seed`) in any case, and a sampler of one's own brings its seed along. Default: none, drawn from
+  /// torch's default generator.
   std::optional<std::uint64_t> seed = std::nullopt;
   /// Default: false, the last batch of an epoch may be smaller.
   bool drop_last = false;
@@ -63,6 +68,9 @@ std::unique_ptr<DataLoader<datasets::FinancialDataset, Sampler>> make_financial_
   const std::size_t size = *dataset.size();
   if constexpr (std::is_constructible_v<Sampler, std::size_t, std::optional<std::uint64_t>>) {
     return make_data_loader(std::move(dataset), Sampler(size, options.seed), DataLoaderOptions(options));
+  } else if constexpr (std::is_constructible_v<Sampler, std::size_t, samplers::BlockShuffleOptions>) {
+    return make_data_loader(std::move(dataset), Sampler(size, samplers::BlockShuffleOptions{.seed = options.seed}),
+                            DataLoaderOptions(options));
   } else {
     return make_data_loader(std::move(dataset), Sampler(size), DataLoaderOptions(options));
   }

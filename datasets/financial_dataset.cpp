@@ -115,9 +115,10 @@ std::int64_t pooled_rows(const MarketData& data) {
   return rows;
 }
 
-// The tiny addend keeps a product that is a whole number on paper (100 * 0.29) from losing a row to rounding.
+// The tiny factor keeps a product that is a whole number on paper (100 * 0.29) from losing a row to rounding, however
+// many rows there are: it is more than the rounding of the fraction and of the product together.
 std::int64_t share_of(std::int64_t rows, double fraction) {
-  return static_cast<std::int64_t>(std::floor(static_cast<double>(rows) * fraction + 1e-9));
+  return static_cast<std::int64_t>(std::floor(static_cast<double>(rows) * fraction * (1 + 0x1p-50)));
 }
 
 void check_parts(const MarketData& data, const Cuts& cuts, bool needs_validation) {
@@ -152,13 +153,12 @@ void check_parts(const MarketData& data, const Cuts& cuts, bool needs_validation
 
 /// The columns of a window, that all instruments have.
 std::vector<std::string> resolve_features(const FinancialOptions& options, const std::vector<Instrument>& instruments) {
-  const auto names = options.features.empty() ? financial::default_features(instruments.front().columns)
+  const auto names = options.features.empty() ? financial::default_features(instruments)
                                               : financial::feature_columns(options.features);
   for (auto name = names.begin(); name != names.end(); ++name) {
     TORCH_CHECK_VALUE(std::find(names.begin(), name, *name) == name,
                       "FinancialOptions: features: expected each once, got '", *name, "' again");
   }
-  if (names.empty()) instruments.front().column("log_return");
   return names;
 }
 
@@ -218,8 +218,9 @@ FinancialDataset FinancialDataset::split(Split part) const {
 std::vector<FinancialDataset> FinancialDataset::walk_forward(const WalkForwardOptions& options) const {
   const auto& data = view_->data;
   const std::int64_t rows = pooled_rows(*data);
-  TORCH_CHECK_VALUE(options.folds >= 1 && options.folds <= rows, "WalkForwardOptions: folds: expected 1 to ", rows,
-                    ", the number of rows, got ", options.folds);
+  const std::int64_t most = std::min<std::int64_t>(rows, std::numeric_limits<std::int32_t>::max());
+  TORCH_CHECK_VALUE(options.folds >= 1 && options.folds <= most, "WalkForwardOptions: folds: expected 1 to ", most,
+                    ", got ", options.folds);
   TORCH_CHECK_VALUE(options.train_fraction > 0 && options.train_fraction < 1,
                     "WalkForwardOptions: train_fraction: expected a number above 0 and below 1, got ",
                     options.train_fraction);
@@ -228,7 +229,7 @@ std::vector<FinancialDataset> FinancialDataset::walk_forward(const WalkForwardOp
                     options.validation_fraction);
   const std::int64_t first = share_of(rows, options.train_fraction);
   const std::int64_t rest = rows - first;
-  // rest * fold / folds, without its overflow.
+  // rest * fold / folds, without its overflow: folds are below 2^31.
   const auto test_begin = [&](std::int64_t fold) {
     return first + rest / options.folds * fold + rest % options.folds * fold / options.folds;
   };

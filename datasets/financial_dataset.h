@@ -25,10 +25,12 @@ namespace torchfeed::datasets {
 /// No window reaches from one instrument into another, and none reaches its target's rows or any later one.
 ///
 /// **Where rows come from.** A CSV file is read whole and its rows computed (see `convert` about columns), a directory
-/// that `convert` wrote is mapped. Both have the same rows, to the bit. With `lazy_loading` mapped rows stay where they
-/// are: opening reads some pages whatever the size, and each window touches its own. Memory-mapped pages count as the
+/// that `convert` wrote is mapped. With the same features, and in float32, both have the same rows, to the bit: rows
+/// begin where all of the features are known, so that a directory with more of them may begin later. Targets are made
+/// of the rows as they are stored: in float16 or bfloat16 they are rounded like these. With `lazy_loading` mapped rows
+/// stay where they are: opening reads some of them, and each window touches its own. Memory-mapped pages count as the
 /// process's while they are in use, but the kernel may take them back. Files must not be cut short while they are used;
-/// `convert --append` replaces them, which is safe: this stays with the rows that it opened.
+/// `convert --append` replaces them, which is safe: this stays with the rows that it opened, all of one version.
 ///
 /// **Parts.** The T rows of all instruments together, in the order of time, are cut into training, validation and test
 /// parts: the validation part begins at the time of row floor(T * train_fraction), the test part at that of row
@@ -40,8 +42,8 @@ namespace torchfeed::datasets {
 ///
 /// **Scaling** is fitted to the training part's rows alone, of all instruments together, and applied to every part. A
 /// feature that does not vary there is only centred. The mean and deviation of columns come from all these rows; the
-/// quantiles of `Scaling::kRobust`, and mean and deviation of returns and of targets over several rows, from at most
-/// 2^20 of them: with more, from 256 stretches of 4096 at equal distances.
+/// quantiles of `Scaling::kRobust` from at most 2^20 of them, and mean and deviation of returns and of targets over
+/// several rows from at most 2^16: with more, from 256 stretches at equal distances.
 ///
 /// Copies and parts share one immutable table, so they cost a reference each. All methods may be called from many
 /// threads at once, and in forked processes.
@@ -50,8 +52,9 @@ class FinancialDataset : public torch::data::datasets::BatchDataset<FinancialDat
   /// Opens a CSV file (the one that `CsvReader` takes), a directory that `convert` wrote for an instrument, or a
   /// directory of such (in the order of their names). The view is of the whole data.
   ///
-  /// Throws `DataError` for what is wrong in the files, and if there are too few rows for one sample in each part;
-  /// c10::ValueError for what is wrong in `options`.
+  /// Throws `DataError` for what is wrong in the files (rows must be finite, as `convert` writes them, which is checked
+  /// where statistics of them are stored), for two instruments of one name, and if there are too few rows for one
+  /// sample in each part; c10::ValueError for what is wrong in `options`.
   static FinancialDataset open(const std::string& path, const FinancialOptions& options = {});
 
   /// The same for several, one instrument after another.

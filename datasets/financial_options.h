@@ -15,10 +15,12 @@ namespace torchfeed::datasets {
 enum class Target {
   kVolatility,  ///< Mean of `log_range`, log(log(high / low)), over rows 1 to h.
   kReturn,      ///< Close of row h over close of row 0, minus 1.
-  kDirection,   ///< Sign of the return: 1, -1, or 0 where the close did not move. Not scaled.
-  kLogReturn,   ///< log(close of row h / close of row 0), the sum of `log_return` over rows 1 to h.
-  kColumn,      ///< Value of the column `target_column` in row h.
-  kFunction,    ///< What `target_function` makes of the rows. Not scaled.
+  /// Sign of the return: 1, -1, or 0 where the close did not move, as far as the rows tell: a sum of returns within
+  /// their rounding is decided by the column `close`, and is 0 where there is none. Not scaled.
+  kDirection,
+  kLogReturn,  ///< log(close of row h / close of row 0), the sum of `log_return` over rows 1 to h.
+  kColumn,     ///< Value of the column `target_column` in row h.
+  kFunction,   ///< What `target_function` makes of the rows. Not scaled.
 };
 
 /// How features are brought to a like size, each by itself.
@@ -82,17 +84,20 @@ struct FinancialOptions {
   /// or more a sample, it must always give the same number for the same rows.
   std::function<double(const FutureRows&)> target_function{};
   /// Columns of a window, by name, in this order: features (see `convert --help`) and columns of the data (close,
-  /// volume, ...). Of converted directories, what they were converted with. Default: log_return, log_range,
-  /// log_volume_change, log_close_open. c10::ValueError if one is named twice, `DataError` if one is not to be had.
+  /// volume, ...). Of converted directories, what they were converted with. Default: those of log_return, log_range,
+  /// log_volume_change, log_close_open that all instruments have (without a volume there is no change of it; see
+  /// `feature_names()`). c10::ValueError if one is named twice, `DataError` if one is not to be had.
   std::vector<std::string> features{};
   /// Default: `Scaling::kStandard`.
   Scaling scaling = Scaling::kStandard;
   /// Whether targets, but for directions and functions, are standardised by the training part. Default: true.
   bool scale_target = true;
   /// Whether rows stay where they are, mapped from a converted directory, and windows are gathered and scaled when they
-  /// are asked for: opening takes no time and memory stays near what is touched, whatever the size. Else all rows are
-  /// scaled once, when they are read, and windows are copied. The batches are the same. (A CSV file has to be read
-  /// whole in either case.) Default: false.
+  /// are asked for: opening reads no more than the scales need, and memory stays near what is touched, whatever the
+  /// size. With `Scaling::kStandard` and a target that is a column's value in one row, that is less than two blocks of
+  /// 65,536 rows an instrument (milliseconds, as columns' moments are stored); 2^16 rows more for other targets, 2^20
+  /// rows for `Scaling::kRobust` (seconds, from a cold disk). Else all rows are scaled once, when they are read, and
+  /// windows are copied. The batches are the same. (A CSV file has to be read whole in either case.) Default: false.
   bool lazy_loading = false;
   /// First date of rows, inclusive, YYYY-MM-DD in UTC. Features of the first rows may still look back before it.
   /// Default: empty, from the first row on. c10::ValueError if no date.
@@ -118,7 +123,7 @@ struct FinancialOptions {
 
 /// Options of `FinancialDataset::walk_forward`.
 struct WalkForwardOptions {
-  /// Test parts one after another. Range: 1 and above. Default: 5. c10::ValueError else.
+  /// Test parts one after another. Range: 1 to the number of rows, and to 2^31 - 1. Default: 5. c10::ValueError else.
   std::int64_t folds = 5;
   /// Share of the rows before the first test part. The rest is divided evenly among the folds' test parts. Range: above
   /// 0, below 1. Default: 0.5. c10::ValueError else.

@@ -16,8 +16,9 @@ struct WalkForwardOptions {
   std::size_t test = 0;
   /// Folds; 0: as many as there are samples for. Default: 0.
   std::size_t folds = 0;
-  /// Left out before each test, because their targets or windows reach into it. For windows of L rows with a target H
-  /// rows ahead, H - 1 keeps targets apart, and L + H - 1 leaves no row that both sides see. Default: 0.
+  /// Left out before each test, because their targets or windows reach into it. For windows of L rows, a row apart,
+  /// with a target H rows ahead, H - 1 keeps targets apart, and L + H - 1 leaves no row that both sides see. Default:
+  /// 0.
   std::size_t purge = 0;
   /// Left out before those, because what is near in time is alike. Default: 0.
   std::size_t embargo = 0;
@@ -33,8 +34,8 @@ struct Fold {
   bool operator==(const Fold&) const = default;
 };
 
-/// Splits of the samples [0, size), in order of time, into folds whose tests follow on each other without a gap; the
-/// last test ends with the data:
+/// Splits of the samples [0, size), which must be in order of time, into folds whose tests follow on each other without
+/// a gap; the last test ends with the data:
 ///
 ///     fold 0   train train train . test
 ///     fold 1         train train train . test          (. is purged and embargoed)
@@ -42,10 +43,15 @@ struct Fold {
 ///
 /// Each side of a fold is an `IndexRange`, for a `SubsetSampler`:
 ///
-///     for (const Fold& fold : WalkForward(*dataset.size(), {.train = 1000, .test = 250, .purge = 5})) {
-///       auto train = make_data_loader(dataset, SubsetSampler(fold.train, {.shuffle = true}), options);
-///       auto test = make_data_loader(dataset, SubsetSampler(fold.test), options);
+///     torch::data::datasets::TensorDataset readings(rows);  // oldest first
+///     for (const Fold& fold : WalkForward(*readings.size(), {.train = 1000, .test = 250, .purge = 5})) {
+///       auto train = make_data_loader(readings, SubsetSampler(fold.train, {.shuffle = true}), options);
+///       auto test = make_data_loader(readings, SubsetSampler(fold.test), options);
 ///     }
+///
+/// This knows indices alone. Of market data take `datasets::FinancialDataset::walk_forward`: it cuts all instruments at
+/// the same times, where the samples of one follow on those of another here, and fits scales anew to each fold's
+/// training part.
 class WalkForward {
  public:
   /// Throws c10::Error, with how many samples it takes, if there are too few for the folds asked for, or for one.

@@ -59,8 +59,11 @@ torch::Tensor sample_input(const FinancialDataset& dataset) {
 
 /// Of a converted directory's files, without reading all of its rows: their statistics differ where any row does.
 uint64_t fingerprint_directory(const std::string& directory) {
-  return program::fingerprint(program::read_file(directory + "/meta.json") +
-                              program::read_file(directory + "/statistics.npy"));
+  uint64_t hash = program::kFirstFingerprint;
+  for (const char* file : {"/meta.json", "/times.npy", "/statistics.npy"}) {
+    hash = program::fingerprint_file(directory + file, hash);
+  }
+  return hash;
 }
 
 /// Of every file or directory of the data.
@@ -69,7 +72,7 @@ std::vector<uint64_t> fingerprints(const FinancialDataset& dataset) {
   for (size_t i = 0; i < dataset.instruments(); ++i) {
     const std::string& path = dataset.instrument_source(i);
     const bool is_file = !std::filesystem::is_directory(path);
-    all.push_back(is_file ? program::fingerprint(program::read_file(path)) : fingerprint_directory(path));
+    all.push_back(is_file ? program::fingerprint_file(path) : fingerprint_directory(path));
   }
   return all;
 }

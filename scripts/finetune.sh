@@ -13,9 +13,9 @@ for argument in "$@"; do
 done
 if ! $own_model; then
   # In front, as finetune takes the last value of an option that is given twice. Data is the exception: it takes all.
-  $own_data || set -- --data "$root/datasets/data/sp500.csv" "$@"
-  set -- --model "$root/datasets/data/base_gru.pt" --from 2010-01-01 --to 2020-04-17 \
-    --output "$root/build/finetune" "$@"
+  # The dates are those of the data that comes with torchfeed, not of the caller's.
+  $own_data || set -- --data "$root/datasets/data/sp500.csv" --from 2010-01-01 --to 2020-04-17 "$@"
+  set -- --model "$root/datasets/data/base_gru.pt" --output "$root/build/finetune" "$@"
 fi
 # Relative paths in the arguments are the caller's: the folder has not been changed. Signals go to finetune.
 exec "$root/build/bin/finetune" "$@"

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -29,6 +30,7 @@
 #include <new>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -213,12 +215,12 @@ TEST_F(ConvertedDatasetTest, TakesRobustScalesOfManyRowsFromStretchesOfThem) {
 TEST(SampleOfRanges, CoversRangesEvenlyFromTheFirstRowToTheLast) {
   using financial::RowRange;
   const std::vector<RowRange> few = {{0, 5, 100}, {2, 0, (1 << 20) - 95}};
-  const auto all = financial::sample_of(few);
+  const auto all = financial::sample_of(few, 4096);
   ASSERT_EQ(all.size(), 2U);
   EXPECT_EQ(all[1].end, (1 << 20) - 95);
 
   const std::vector<RowRange> many = {{0, 10, 1'000'000}, {1, 0, 3000}, {2, 0, 2'000'000}};
-  const auto sample = financial::sample_of(many);
+  const auto sample = financial::sample_of(many, 4096);
   int64_t rows = 0;
   std::vector<int64_t> last_end(3, 0);
   for (const auto& range : sample) {
@@ -254,6 +256,58 @@ TEST_F(ConvertedDatasetTest, StaysWithTheRowsThatItOpenedWhenTheDirectoryIsRepla
   std::filesystem::rename(dir_.file("three"), path);
   std::filesystem::remove_all(dir_.file("old"));
   EXPECT_TRUE(torch::equal(dataset.get_batch(all_of(dataset)).data, before));
+}
+
+TEST_F(ConvertedDatasetTest, OpensAllFilesOfOneVersionWhileTheDirectoryIsReplaced) {
+  const std::vector<std::string> versions = {write_converted(dir_, "a", random_rows(100, kColumns, 1)),
+                                             write_converted(dir_, "b", random_rows(150, kColumns, 2))};
+  const std::string path = dir_.file("now");
+  std::filesystem::create_directory_symlink(versions[0], path);
+  std::atomic<bool> is_over = false;
+  std::atomic<int> replaced = 0;
+  std::thread replacing([&] {
+    while (!is_over) {
+      std::filesystem::create_directory_symlink(versions[static_cast<size_t>(replaced % 2)], dir_.file("next"));
+      std::filesystem::rename(dir_.file("next"), path);
+      ++replaced;
+    }
+  });
+  std::string error;
+  try {
+    for (int i = 0; i < 200 || replaced < 200; ++i) open(path, {"feature"}, {.sequence_length = 5});
+  } catch (const DataError& caught) {
+    error = caught.what();
+  }
+  is_over = true;
+  replacing.join();
+  EXPECT_EQ(error, "");
+}
+
+TEST_F(ConvertedDatasetTest, RefusesAnInstrumentThatComesTwice) {
+  const auto path = write_converted(dir_, "rows/one", random_rows(100, kColumns));
+  const auto csv = dir_.write("one.csv", to_csv(random_bars(100)));
+  try {
+    FinancialDataset::open({path, csv}, {.sequence_length = 5});
+    ADD_FAILURE();
+  } catch (const DataError& error) {
+    EXPECT_EQ(error.what(), csv + ": expected each instrument once, got 'one' of " + path + " again");
+  }
+}
+
+TEST_F(ConvertedDatasetTest, TakesTheFeaturesThatAllInstrumentsHaveWhereNoneIsNamed) {
+  const auto full = dir_.write("full.csv", to_csv(random_bars(100)));
+  const auto part = write_converted(dir_, "part", random_rows(100, {"close", "log_range", "log_return"}));
+  const auto none = write_converted(dir_, "none", random_rows(100, {"log_volume_change"}));
+  for (const auto& paths : {std::vector{full, part}, std::vector{part, full}}) {
+    EXPECT_EQ(FinancialDataset::open(paths, {.sequence_length = 5}).feature_names(),
+              (std::vector<std::string>{"log_return", "log_range"}));
+  }
+  try {
+    FinancialDataset::open({part, none}, {.sequence_length = 5});
+    ADD_FAILURE();
+  } catch (const DataError& error) {
+    EXPECT_EQ(error.what(), none + ": expected a column 'log_return', got log_volume_change");
+  }
 }
 
 TEST_F(ConvertedDatasetTest, FeedsWorkerProcessesWithoutACopy) {
@@ -317,11 +371,32 @@ int64_t bytes_of_status(const std::string& name) {
   return -1;
 }
 
-TEST_F(ConvertedDatasetTest, SaysSoWhenTrainingRowsAreNoNumbers) {
+TEST_F(ConvertedDatasetTest, SaysSoWhenRowsAreNoNumbers) {
   RowTable table = random_rows(100, kColumns);
-  table.values[4 * 20 + 3] = NAN;
-  EXPECT_EQ(fault(write_converted(dir_, "one", table)),
-            dir_.file("one") + ": expected finite numbers in the training part's rows");
+  const auto statistics = testing::block_statistics(table);
+  const auto write = [&](const std::vector<double>& numbers) {
+    dir_.write("one/statistics.npy", npy_file("<f8", "(1, 4, 2)", numbers));
+  };
+  table.values[4 * 90 + 3] = NAN;  // in the test part
+  const auto path = write_converted(dir_, "one", table);
+  const std::string expected =
+      path + "/statistics.npy: expected a finite mean and a finite sum of squares of at least 0, got ";
+  EXPECT_EQ(fault(path), expected + "nan and nan (column 'feature', rows from 0 on)");
+  auto negative = statistics;
+  negative[3] = -1;
+  negative[2] = 0.5;
+  write(negative);
+  EXPECT_EQ(fault(path), expected + "0.5 and -1 (column 'log_return', rows from 0 on)");
+
+  table.values[4 * 20 + 3] = NAN;  // in the training part, and not in the statistics
+  write_converted(dir_, "one", table);
+  write(statistics);
+  try {
+    open(path, {"feature"}, {.sequence_length = 5, .scaling = Scaling::kRobust});
+    ADD_FAILURE();
+  } catch (const DataError& error) {
+    EXPECT_EQ(error.what(), path + ": expected finite numbers in the training part's rows");
+  }
 }
 
 /// 2^20 rows of 256 columns, 1 GiB, as a hole in rows.npy: it takes no disk, but as much memory as if it were written.
@@ -395,6 +470,12 @@ TEST_F(LargeDirectory, LeavesWhatIsNotTouchedOnTheDisk) {
   // A window's rows take 5 KiB, 2 or 3 pages; its target is in the next row.
   EXPECT_LE(cached_pages() - opened, 3000);
   EXPECT_LT(bytes_of_status("RssFile") - before, kBytes / 4);
+}
+
+TEST_F(LargeDirectory, ReadsSomeRowsToScaleTargetsThatNoColumnHas) {
+  open(path_, {"c7", "c8"}, {.sequence_length = 5, .horizon = 3, .target = Target::kReturn});
+  // 256 stretches of 256 rows and of the two behind them, 1 KiB each, and the block in which the training part ends.
+  EXPECT_LT(cached_pages(), 256 * (258 / 4 + 2) + 65536 / 4 + 100);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -127,6 +128,65 @@ TEST_F(FinancialDatasetTest, DirectionTargetsAreSignsAndNotScaled) {
   EXPECT_EQ(dataset.targets(), (std::vector<float>{1, -1, 0, 1, 1, -1, 0, 1}));
   EXPECT_EQ(dataset.target_mean(), 0);
   EXPECT_EQ(dataset.target_stddev(), 1);
+}
+
+/// Closes of whole cents, which come back to where they were every few bars.
+std::vector<DayBar> bars_of_cents(size_t count) {
+  std::mt19937_64 random(11);
+  std::vector<DayBar> bars;
+  int cents = 10'000;
+  for (size_t i = 0; i < count; ++i) {
+    cents += static_cast<int>(random() % 5) - 2;
+    const double close = cents / 100.0;
+    bars.push_back({close, close + 0.5, close - 0.5, close, 1000});
+  }
+  return bars;
+}
+
+TEST_F(FinancialDatasetTest, TargetsOverAHorizonAreThoseOfTheFilesOwnCloses) {
+  const auto bars = bars_of_cents(400);
+  for (const int64_t horizon : {2, 3, 7}) {
+    FinancialOptions options{.sequence_length = 5, .horizon = horizon, .target = Target::kDirection};
+    options.scale_target = false;
+    const FinancialDataset directions = open(bars, options);
+    options.target = Target::kReturn;
+    const FinancialDataset returns = open(bars, options);
+    ASSERT_EQ(directions.size().value(), 400U - 1 - 5 - static_cast<size_t>(horizon) + 1);
+    int unmoved = 0;
+    for (size_t i = 0; i < directions.size().value(); ++i) {
+      // Row r is bar r + 1, and the window's last bar is the one before its target's first.
+      const auto first = static_cast<size_t>(directions.target_row(i)) + 1;
+      const double before = bars[first - 1].close;
+      const double after = bars[first - 1 + static_cast<size_t>(horizon)].close;
+      EXPECT_EQ(directions.target(i), (after > before) - (after < before)) << horizon << ' ' << i;
+      EXPECT_NEAR(returns.target(i), after / before - 1, 1e-9) << horizon << ' ' << i;
+      unmoved += after == before ? 1 : 0;
+    }
+    EXPECT_GT(unmoved, 20);
+  }
+}
+
+TEST_F(FinancialDatasetTest, ADirectionWithoutClosesIsZeroWhereTheReturnsCancelOut) {
+  const auto bars = bars_of_cents(400);
+  testing::RowTable table{{"log_return"}, {}, {}};
+  for (size_t i = 1; i < bars.size(); ++i) {
+    table.times.push_back(static_cast<int64_t>(i) * testing::kDay);
+    table.values.push_back(static_cast<float>(std::log(bars[i].close / bars[i - 1].close)));
+  }
+  const auto returns = tensor_of(table.values);
+  for (const auto& [dtype, descr, rounded] :
+       {std::tuple{"float32", "<f4", returns}, std::tuple{"float16", "<f2", returns.to(torch::kHalf)},
+        std::tuple{"bfloat16", "<u2", returns.to(torch::kBFloat16)}}) {
+    const std::string bytes(static_cast<const char*>(rounded.data_ptr()), rounded.nbytes());
+    FinancialOptions options{.sequence_length = 5, .horizon = 3, .target = Target::kDirection};
+    options.features = {"log_return"};
+    const auto dataset = FinancialDataset::open(write_converted(dir_, dtype, table, dtype, descr, bytes), options);
+    for (size_t i = 0; i < dataset.size().value(); ++i) {
+      const auto first = static_cast<size_t>(dataset.target_row(i)) + 1;
+      const double change = bars[first + 2].close - bars[first - 1].close;
+      EXPECT_EQ(dataset.target(i), (change > 0) - (change < 0)) << dtype << ' ' << i;
+    }
+  }
 }
 
 TEST_F(FinancialDatasetTest, SplitsHoldAllSamplesInTheOrderOfTimeWithoutOverlap) {
@@ -243,6 +303,30 @@ TEST_F(FinancialDatasetTest, AFeatureThatDoesNotVaryIsCentredAndNotBlownUp) {
   const auto batch = dataset.get_batch(all_of(dataset));
   EXPECT_TRUE(torch::allclose(batch.data, torch::zeros_like(batch.data), 0, 1e-9));
   EXPECT_EQ(dataset.feature_stddev(), std::vector<double>(4, 1.0));
+}
+
+TEST_F(FinancialDatasetTest, ScalesAFeatureInWhateverUnit) {
+  for (const float unit : {1e-20F, 1e20F}) {
+    auto table = testing::random_rows(200, {"log_range", "feature"});
+    for (size_t i = 1; i < table.values.size(); i += 2) table.values[i] *= unit;
+    FinancialOptions options{.sequence_length = 1};
+    options.features = {"feature"};
+    FinancialDataset dataset = FinancialDataset::open(write_converted(dir_, "one", table), options);
+    const auto rows = dataset.get_batch(c10::ArrayRef<size_t>(all_of(dataset)).slice(0, 140)).data.flatten();
+    EXPECT_NEAR(rows.std(/*unbiased=*/false).item<double>(), 1, 1e-4) << unit;
+  }
+}
+
+TEST_F(FinancialDatasetTest, ScalesAWindowFarFromZeroByItsExactMean) {
+  auto table = testing::random_rows(100, {"log_range", "feature"});
+  std::mt19937_64 random(5);
+  // A step of float32 is 2 there.
+  for (size_t i = 1; i < table.values.size(); i += 2) table.values[i] = 20e6F + 2 * static_cast<float>(random() % 4);
+  FinancialOptions options{.sequence_length = 7, .scaling = Scaling::kWindow};
+  options.features = {"feature"};
+  FinancialDataset dataset = FinancialDataset::open(write_converted(dir_, "one", table), options);
+  const auto data = dataset.get_batch(all_of(dataset)).data.to(torch::kFloat64);
+  EXPECT_LT(data.mean(1).abs().max().item<double>(), 1e-6);
 }
 
 TEST_F(FinancialDatasetTest, EveryValueIsFiniteForExtremePrices) {

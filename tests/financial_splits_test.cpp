@@ -382,6 +382,48 @@ TEST_F(FinancialSplitsTest, WalksForwardFoldByFold) {
   EXPECT_NE(folds[0].feature_mean(), folds[1].feature_mean());
 }
 
+TEST_F(FinancialSplitsTest, FoldsKeepThePurgeBeforeTheirParts) {
+  const FinancialDataset dataset =
+      open(random_rows(100, kColumns), {.sequence_length = 7, .horizon = 2, .purge = 3, .embargo = 1});
+  const auto folds = dataset.walk_forward({.folds = 3, .train_fraction = 0.4, .validation_fraction = 0.2});
+  // Before the test parts [40, 60) and [80, 100) are the validation parts [32, 40) and [64, 80).
+  EXPECT_EQ(rows_of(folds[0].split(Split::kTrain)), from_to(7, 28));
+  EXPECT_EQ(rows_of(folds[0].split(Split::kValidation)), from_to(33, 36));
+  EXPECT_EQ(rows_of(folds[0].split(Split::kTest)), from_to(41, 58));
+  EXPECT_EQ(rows_of(folds[2].split(Split::kTrain)), from_to(7, 60));
+  EXPECT_EQ(rows_of(folds[2].split(Split::kValidation)), from_to(65, 76));
+  EXPECT_EQ(rows_of(folds[2].split(Split::kTest)), from_to(81, 98));
+}
+
+TEST_F(FinancialSplitsTest, FoldsCutAllInstrumentsAtTheSameTime) {
+  const RowTable first = random_rows(100, kColumns, 1);
+  const RowTable second = part_of(random_rows(100, kColumns, 2), 40, 90);
+  write_converted(dir_, "all/a", first);
+  write_converted(dir_, "all/b", second);
+  const auto folds = FinancialDataset::open(dir_.file("all"), with({.sequence_length = 7, .horizon = 2}))
+                         .walk_forward({.folds = 2, .train_fraction = 0.4});
+  // 150 rows; row 60 is of day 40 + 20 / 2 = 50, row 105 of day 40 + 65 / 2 = 72.
+  const std::vector<int64_t> cuts = {50, 72, 100};
+  for (size_t fold = 0; fold < 2; ++fold) {
+    for (const auto& [part, from, to] :
+         {std::tuple{Split::kTrain, int64_t{0}, cuts[fold]}, std::tuple{Split::kTest, cuts[fold], cuts[fold + 1]}}) {
+      const FinancialDataset view = folds[fold].split(part);
+      std::vector<std::pair<size_t, int64_t>> expected;  // the targets' rows are all in the part
+      for (int64_t day = std::max<int64_t>(from, 7); day + 1 < to; ++day) expected.emplace_back(0, day);
+      for (int64_t day = std::max<int64_t>(from, 47); day + 1 < std::min<int64_t>(to, 90); ++day) {
+        expected.emplace_back(1, day - 40);
+      }
+      EXPECT_EQ(places(view), expected) << fold;
+    }
+    double mean = 0;
+    const auto days = static_cast<size_t>(cuts[fold]);
+    const auto count = static_cast<double>(2 * days - 40);
+    for (size_t day = 0; day < days; ++day) mean += first.values[day * 4 + 3] / count;
+    for (size_t day = 40; day < days; ++day) mean += second.values[(day - 40) * 4 + 3] / count;
+    EXPECT_NEAR(folds[fold].feature_mean()[1], mean, 1e-5);
+  }
+}
+
 TEST_F(FinancialSplitsTest, FoldsMayTrainOnAsManyRowsAsTheFirst) {
   const RowTable table = random_rows(100, kColumns);
   const FinancialDataset dataset = open(table, {.sequence_length = 7});
@@ -486,6 +528,12 @@ TEST_F(FinancialSplitsTest, TheLoaderShufflesEachEpochAndGivesTheSameBatchesForA
   EXPECT_TRUE(torch::equal(epoch_of(ordered), in_order));
   auto own = make_financial_data_loader(train, torch::data::samplers::SequentialSampler(32), {.drop_last = true});
   EXPECT_TRUE(torch::equal(epoch_of(own), in_order.slice(0, 0, 32)));
+  // The seed reaches a sampler that takes it among its options.
+  const auto in_blocks = [&] {
+    auto loader = make_financial_data_loader<samplers::BlockShuffleSampler>(train, {.batch_size = 16, .seed = 5});
+    return epoch_of(loader);
+  };
+  EXPECT_TRUE(torch::equal(in_blocks(), in_blocks()));
 }
 
 }  // namespace

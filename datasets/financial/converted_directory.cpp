@@ -4,7 +4,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <memory>
+#include <sstream>
 #include <utility>
 
 namespace torchfeed::datasets::financial {
@@ -38,8 +40,9 @@ void read_type(const std::string& path, const std::string& name, Meta& meta) {
   }
 }
 
-Meta read_meta(const std::string& path) {
-  const MappedFile file(path);
+Meta read_meta(const OpenDirectory& directory) {
+  const std::string path = directory.path() + "/meta.json";
+  const MappedFile file(directory, "meta.json");
   const auto json =
       nlohmann::json::parse(file.bytes().begin(), file.bytes().end(), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded() || !json.is_object()) refuse(path, "something else than JSON of an object");
@@ -61,16 +64,16 @@ Meta read_meta(const std::string& path) {
 }
 
 /// An array of the type and shape that meta.json has announced.
-NpyArray open_array(const std::string& path, const std::string& type, const std::vector<std::int64_t>& shape,
-                    FileAccess access) {
-  NpyArray array(path, access);
+NpyArray open_array(const OpenDirectory& directory, const std::string& name, const std::string& type,
+                    const std::vector<std::int64_t>& shape, FileAccess access) {
+  NpyArray array(directory, name, access);
   const auto text = [](const std::vector<std::int64_t>& sizes) {
     std::string joined;
     for (const auto size : sizes) joined += (joined.empty() ? "[" : ", ") + std::to_string(size);
     return joined + "]";
   };
   if (array.type() != type || array.shape() != shape) {
-    throw DataError(path + ": expected '" + type + "' of shape " + text(shape) + " as meta.json says, got '" +
+    throw DataError(array.path() + ": expected '" + type + "' of shape " + text(shape) + " as meta.json says, got '" +
                     array.type() + "' of shape " + text(array.shape()));
   }
   return array;
@@ -82,23 +85,39 @@ struct Files {
   NpyArray statistics;
 };
 
-}  // namespace
+/// What is fitted from them would be no number, whatever the options. `convert` writes none such.
+void check_statistics(const NpyArray& array, const Meta& meta) {
+  const auto* numbers = reinterpret_cast<const double*>(array.bytes().data());
+  const std::size_t columns = meta.columns.size();
+  for (std::size_t i = 0; i < array.bytes().size() / (2 * sizeof(double)); ++i) {
+    const double mean = numbers[2 * i];
+    const double squares = numbers[2 * i + 1];
+    if (std::isfinite(mean) && std::isfinite(squares) && squares >= 0) continue;
+    std::ostringstream message;
+    message << array.path() << ": expected a finite mean and a finite sum of squares of at least 0, got " << mean
+            << " and " << squares << " (column '" << meta.columns[i % columns] << "', rows from "
+            << static_cast<std::int64_t>(i / columns) * kStatisticsBlock << " on)";
+    throw DataError(message.str());
+  }
+}
 
-Instrument open_converted(const std::string& directory, FileAccess access) {
-  const Meta meta = read_meta(directory + "/meta.json");
+Instrument open_files(const OpenDirectory& directory, FileAccess access) {
+  const Meta meta = read_meta(directory);
   const auto columns = static_cast<std::int64_t>(meta.columns.size());
   constexpr std::int64_t kMostRows = std::int64_t{1} << 60;  // no sum below overflows
   if (meta.rows < 1 || meta.rows > kMostRows || columns < 1) {
-    refuse(directory + "/meta.json", std::to_string(meta.rows) + " rows of " + std::to_string(columns) + " columns");
+    refuse(directory.path() + "/meta.json",
+           std::to_string(meta.rows) + " rows of " + std::to_string(columns) + " columns");
   }
   const std::int64_t blocks = (meta.rows + kStatisticsBlock - 1) / kStatisticsBlock;
   auto files = std::make_shared<const Files>(
-      Files{open_array(directory + "/rows.npy", meta.npy_type, {meta.rows, columns}, access),
-            open_array(directory + "/times.npy", "i8", {meta.rows}, access),
-            open_array(directory + "/statistics.npy", "f8", {blocks, columns, 2}, FileAccess::kNormal)});
+      Files{open_array(directory, "rows.npy", meta.npy_type, {meta.rows, columns}, access),
+            open_array(directory, "times.npy", "i8", {meta.rows}, access),
+            open_array(directory, "statistics.npy", "f8", {blocks, columns, 2}, FileAccess::kNormal)});
+  check_statistics(files->statistics, meta);
   Instrument instrument;
   instrument.name = meta.instrument;
-  instrument.source = directory;
+  instrument.source = directory.path();
   instrument.columns = meta.columns;
   instrument.type = meta.type;
   instrument.rows = files->rows.bytes().data();
@@ -108,6 +127,22 @@ Instrument open_converted(const std::string& directory, FileAccess access) {
   instrument.rows_in_blocks = meta.rows;
   instrument.storage = std::move(files);
   return instrument;
+}
+
+}  // namespace
+
+// All files are of one directory, as `convert --append` may put another into its place at any time, and then removes
+// the old one: what is missing there is in the new one.
+Instrument open_converted(const std::string& path, FileAccess access) {
+  constexpr int kAttempts = 10;  // against who replaces it faster than it can be opened
+  for (int attempt = 1;; ++attempt) {
+    const OpenDirectory directory(path);
+    try {
+      return open_files(directory, access);
+    } catch (const DataError&) {
+      if (attempt == kAttempts || directory.is_current()) throw;
+    }
+  }
 }
 
 }  // namespace torchfeed::datasets::financial

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <system_error>
 
 namespace torchfeed::datasets::financial {
@@ -35,6 +36,17 @@ std::vector<std::string> converted_below(const std::string& path) {
   return found;
 }
 
+/// One that is read twice would count twice in the scales, and its past could be another's future.
+void check_names(const std::vector<Instrument>& instruments) {
+  std::map<std::string, const Instrument*> seen;
+  for (const auto& instrument : instruments) {
+    const auto [first, is_new] = seen.emplace(instrument.name, &instrument);
+    if (is_new) continue;
+    throw DataError(instrument.source + ": expected each instrument once, got '" + instrument.name + "' of " +
+                    first->second->source + " again");
+  }
+}
+
 }  // namespace
 
 std::vector<Instrument> load_instruments(const std::vector<std::string>& paths, const FinancialOptions& options) {
@@ -48,13 +60,19 @@ std::vector<Instrument> load_instruments(const std::vector<std::string>& paths, 
       instruments.push_back(load_csv(path, options));
     }
   }
+  check_names(instruments);
   return instruments;
 }
 
-std::vector<std::string> default_features(const std::vector<std::string>& columns) {
+std::vector<std::string> default_features(const std::vector<Instrument>& instruments) {
   std::vector<std::string> features;
   for (const char* name : {"log_return", "log_range", "log_volume_change", "log_close_open"}) {
-    if (std::find(columns.begin(), columns.end(), name) != columns.end()) features.emplace_back(name);
+    const bool in_all = std::all_of(instruments.begin(), instruments.end(),
+                                    [&](const Instrument& instrument) { return instrument.find(name).has_value(); });
+    if (in_all) features.emplace_back(name);
+  }
+  if (features.empty()) {
+    for (const auto& instrument : instruments) instrument.column("log_return");  // throws, with the columns there are
   }
   return features;
 }

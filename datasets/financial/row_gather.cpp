@@ -131,7 +131,10 @@ void standardise_window(float* window, std::int64_t length, std::int64_t columns
     mean /= static_cast<double>(length);
     for (std::int64_t row = 0; row < length; ++row) squares += (at(row) - mean) * (at(row) - mean);
     const Scale scale = column.scale();
-    for (std::int64_t row = 0; row < length; ++row) at(row) = scale(at(row));
+    // In double, as float32 has few digits left of a mean far from 0. Equal numbers have themselves as a mean.
+    for (std::int64_t row = 0; row < length; ++row) {
+      at(row) = static_cast<float>((at(row) - scale.centre) / scale.spread);
+    }
   }
 }
 

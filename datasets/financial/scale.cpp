@@ -5,28 +5,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace torchfeed::datasets::financial {
 namespace {
 
-constexpr std::int64_t kLargestSample = std::int64_t{1} << 20;
-constexpr std::int64_t kStretch = 4096;
-constexpr std::int64_t kStretches = kLargestSample / kStretch;
+constexpr std::int64_t kStretches = 256;
+/// Rows of a stretch that quantiles are taken of, so 2^20 in all.
+constexpr std::int64_t kQuantileStretch = 4096;
 
 // Interquartile range of a normal distribution over its deviation: twice the upper quartile of the standard one.
 constexpr double kNormalInterquartileRange = 1.3489795003921634;
 
-// Equal float32 numbers leave a deviation of the rounding of a block's sum.
-bool is_variation(double spread, double centre) { return spread > 1e-12 + 1e-10 * std::abs(centre); }
-
-/// Asks the kernel for all of the rows at once where they are mapped: a page at a time, as for windows in any order,
-/// takes a disk many times as long.
-void read_ahead(const Instrument& instrument, std::int64_t begin, std::int64_t end) {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<std::uintptr_t>(instrument.row_address(begin)) / page * page;
-  const auto last = reinterpret_cast<std::uintptr_t>(instrument.row_address(end));
-  // Its failure changes no result, and it does nothing for rows in memory.
-  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_WILLNEED);
+// Equal numbers leave a deviation of the rounding of a block's sum. In whatever unit: the least is that by which
+// float32 can be divided.
+bool is_variation(double spread, double centre) {
+  return spread > std::max(1e-10 * std::abs(centre), double{std::numeric_limits<float>::min()});
 }
 
 /// Moments of some columns in [begin, end), read from the rows.
@@ -93,6 +87,14 @@ double quantile(std::vector<double>& values, double share) {
 
 }  // namespace
 
+void read_ahead(const Instrument& instrument, std::int64_t begin, std::int64_t end) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<std::uintptr_t>(instrument.row_address(begin)) / page * page;
+  const auto last = reinterpret_cast<std::uintptr_t>(instrument.row_address(end));
+  // Its failure changes no result, and it does nothing for rows in memory.
+  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_WILLNEED);
+}
+
 void CountedMoments::add(const CountedMoments& other) {
   moments = combine(moments, count, other.moments, other.count);
   count += other.count;
@@ -126,19 +128,21 @@ std::vector<Scale> fit_standard(std::span<const Instrument> instruments, std::sp
 
 std::vector<Scale> fit_robust(std::span<const Instrument> instruments, std::span<const RowRange> ranges,
                               const ColumnPlaces& columns) {
-  const auto sample = sample_of(ranges);
+  const auto sample = sample_of(ranges, kQuantileStretch);
   std::vector<Scale> scales;
   std::vector<double> values;
   for (std::size_t c = 0; c < (columns.empty() ? 0 : columns.front().size()); ++c) {
     values.clear();
     for (const auto& range : sample) {
       const std::size_t column = columns[range.instrument][c];
+      read_ahead(instruments[range.instrument], range.begin, range.end);
       for (std::int64_t row = range.begin; row < range.end; ++row) {
         values.push_back(instruments[range.instrument].value(row, column));
       }
     }
     Scale scale = moments_of(values).scale();
-    if (!values.empty()) {
+    // Numbers that are none have no order; the mean has told of them.
+    if (!values.empty() && std::isfinite(scale.centre)) {
       scale.centre = quantile(values, 0.5);
       const double range = quantile(values, 0.75) - quantile(values, 0.25);
       if (is_variation(range, scale.centre)) scale.spread = range / kNormalInterquartileRange;
@@ -148,11 +152,11 @@ std::vector<Scale> fit_robust(std::span<const Instrument> instruments, std::span
   return scales;
 }
 
-std::vector<RowRange> sample_of(std::span<const RowRange> ranges) {
+std::vector<RowRange> sample_of(std::span<const RowRange> ranges, std::int64_t rows) {
   std::int64_t total = 0;
   for (const auto& range : ranges) total += range.size();
   std::vector<RowRange> sample;
-  if (total <= kLargestSample) {
+  if (total <= kStretches * rows) {
     sample.assign(ranges.begin(), ranges.end());
     return sample;
   }
@@ -162,12 +166,12 @@ std::vector<RowRange> sample_of(std::span<const RowRange> ranges) {
     // A stretch that crosses into the next range goes on there.
     while (stretch < kStretches) {
       // Exact: below 2^63 for any number of rows below 2^54.
-      const std::int64_t begin = stretch * ((total - kStretch) / (kStretches - 1)) +
-                                 stretch * ((total - kStretch) % (kStretches - 1)) / (kStretches - 1);
+      const std::int64_t begin = stretch * ((total - rows) / (kStretches - 1)) +
+                                 stretch * ((total - rows) % (kStretches - 1)) / (kStretches - 1);
       const std::int64_t from = std::max(begin, before);
-      const std::int64_t to = std::min(begin + kStretch, before + range.size());
+      const std::int64_t to = std::min(begin + rows, before + range.size());
       if (from < to) sample.push_back({range.instrument, range.begin + from - before, range.begin + to - before});
-      if (begin + kStretch > before + range.size()) break;
+      if (begin + rows > before + range.size()) break;
       ++stretch;
     }
     before += range.size();

@@ -43,12 +43,17 @@ std::vector<Scale> fit_standard(std::span<const Instrument> instruments, std::sp
                                 const ColumnPlaces& columns);
 
 /// Median of each column and its interquartile range over 1.349, which is the deviation of normal numbers; where that
-/// range is 0, the deviation; where that is 0 too, 1. Of `sample_of(ranges)`.
+/// range is 0, the deviation; where that is 0 too, 1. Of 2^20 rows at most,
+/// `sample_of(ranges, 4096)`.
 std::vector<Scale> fit_robust(std::span<const Instrument> instruments, std::span<const RowRange> ranges,
                               const ColumnPlaces& columns);
 
-/// All rows of the ranges, if they are 2^20 at most; else 256 stretches of 4096 rows at equal distances, the first at
-/// the begin and the last at the end, always the same for the same ranges.
-std::vector<RowRange> sample_of(std::span<const RowRange> ranges);
+/// 256 stretches of `rows` rows at equal distances, the first at the begin of the ranges and the last at their end,
+/// always the same for the same ranges; all of their rows, if they are no more than that.
+std::vector<RowRange> sample_of(std::span<const RowRange> ranges, std::int64_t rows);
+
+/// Asks the kernel for all of the rows [begin, end) at once where they are mapped: a page at a time, as for windows in
+/// any order, takes a disk many times as long.
+void read_ahead(const Instrument& instrument, std::int64_t begin, std::int64_t end);
 
 }  // namespace torchfeed::datasets::financial

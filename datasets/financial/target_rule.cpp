@@ -43,6 +43,26 @@ std::string column_of(const FinancialOptions& options) {
   return {};
 }
 
+/// Rows of a stretch that targets are computed of, so 2^16 in all: each takes `horizon` rows to compute.
+constexpr std::int64_t kTargetStretch = 256;
+
+/// By how much a number can differ from what was stored of it: |stored| * relative + absolute.
+struct RowRounding {
+  double relative;
+  double absolute;  // half of the smallest number above 0
+};
+
+RowRounding rounding_of(RowType type) {
+  switch (type) {
+    case RowType::kFloat16:
+      return {0x1p-11, 0x1p-25};
+    case RowType::kBFloat16:
+      return {0x1p-8, 0x1p-134};
+    default:
+      return {0x1p-24, 0x1p-150};
+  }
+}
+
 }  // namespace
 
 TargetRule::TargetRule(const FinancialOptions& options, std::span<const Instrument> instruments)
@@ -53,6 +73,7 @@ TargetRule::TargetRule(const FinancialOptions& options, std::span<const Instrume
   const std::string name = column_of(options);
   for (const auto& instrument : instruments) {
     columns_.push_back(name.empty() ? std::vector<std::size_t>{} : std::vector{instrument.column(name)});
+    closes_.push_back(instrument.find("close"));
   }
 }
 
@@ -60,6 +81,23 @@ double TargetRule::sum(const Instrument& instrument, std::size_t column, std::in
   double total = 0;
   for (std::int64_t step = 0; step < horizon_; ++step) total += instrument.value(row + step, column);
   return total;
+}
+
+double TargetRule::direction(const Instrument& instrument, std::size_t index, std::int64_t row) const {
+  const auto sign = [](double number) { return static_cast<double>((number > 0) - (number < 0)); };
+  const RowRounding rounding = rounding_of(instrument.type);
+  double total = 0;
+  double doubt = 0;  // what the rounding of the rows can have changed of the total
+  for (std::int64_t step = 0; step < horizon_; ++step) {
+    const double value = instrument.value(row + step, columns_[index].front());
+    total += value;
+    doubt += rounding.relative * std::abs(value) + rounding.absolute;
+  }
+  if (std::abs(total) > doubt) return sign(total);
+  // Rounding keeps the order of closes, so that two that differ do so in the same direction before it.
+  const auto close = closes_[index];
+  if (!close || row < 1) return 0;
+  return sign(instrument.value(row + horizon_ - 1, *close) - instrument.value(row - 1, *close));
 }
 
 double TargetRule::operator()(const Instrument& instrument, std::size_t index, std::int64_t row) const {
@@ -70,10 +108,8 @@ double TargetRule::operator()(const Instrument& instrument, std::size_t index, s
       return sum(instrument, column, row) / static_cast<double>(horizon_);
     case Target::kReturn:
       return std::expm1(sum(instrument, column, row));
-    case Target::kDirection: {
-      const double change = sum(instrument, column, row);
-      return (change > 0) - (change < 0);
-    }
+    case Target::kDirection:
+      return direction(instrument, index, row);
     case Target::kLogReturn:
       return sum(instrument, column, row);
     default:
@@ -95,8 +131,9 @@ Scale TargetRule::fit(std::span<const Instrument> instruments, std::span<const R
     if (rows.size() > 0) first_rows.push_back(rows);
   }
   std::vector<double> targets;
-  for (const auto& range : sample_of(first_rows)) {
+  for (const auto& range : sample_of(first_rows, kTargetStretch)) {
     const auto& instrument = instruments[range.instrument];
+    read_ahead(instrument, range.begin, range.end + horizon_ - 1);
     for (std::int64_t row = range.begin; row < range.end; ++row) {
       targets.push_back((*this)(instrument, range.instrument, row));
     }

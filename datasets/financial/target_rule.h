@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,11 +26,15 @@ class TargetRule {
   double operator()(const Instrument& instrument, std::size_t index, std::int64_t row) const;
 
   /// Fits the scale to targets that lie whole within the training ranges. That of a single row's log return or range,
-  /// and of a column, is the column's own, from stored statistics; others are computed from `sample_of` their ranges.
+  /// and of a column, is the column's own, from stored statistics; others are computed from 2^16 rows at most,
+  /// `sample_of` their ranges.
   Scale fit(std::span<const Instrument> instruments, std::span<const RowRange> training) const;
 
  private:
   double sum(const Instrument& instrument, std::size_t column, std::int64_t row) const;
+  /// Sign of the sum of log returns. Where it is no more than their rounding, as where the price came back, the closes
+  /// tell, if there are any.
+  double direction(const Instrument& instrument, std::size_t index, std::int64_t row) const;
   bool is_column() const;
 
   Target target_;
@@ -38,6 +43,8 @@ class TargetRule {
   std::function<double(const FutureRows&)> function_;
   /// [instruments][0 or 1]: the column that the target is made of, if there is one.
   ColumnPlaces columns_;
+  /// [instruments].
+  std::vector<std::optional<std::size_t>> closes_;
 };
 
 }  // namespace torchfeed::datasets::financial

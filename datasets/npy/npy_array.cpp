@@ -42,6 +42,11 @@ NpyArray::NpyArray(const std::string& path, FileAccess access)
       file_(std::make_shared<const MappedFile>(path, access)),
       header_(NpyHeader::parse(file_->bytes(), path)) {}
 
+NpyArray::NpyArray(const OpenDirectory& directory, const std::string& name, FileAccess access)
+    : path_(directory.path() + "/" + name),
+      file_(std::make_shared<const MappedFile>(directory, name, access)),
+      header_(NpyHeader::parse(file_->bytes(), path_)) {}
+
 std::span<const std::uint8_t> NpyArray::bytes() const { return file_->bytes().subspan(header_.data_offset); }
 
 at::ScalarType NpyArray::scalar_type() const {

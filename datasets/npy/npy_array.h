@@ -21,6 +21,8 @@ class NpyArray {
  public:
   /// Throws `DataError` for what NpyHeader::parse refuses and what cannot be mapped.
   explicit NpyArray(const std::string& path, FileAccess access = FileAccess::kNormal);
+  /// The same for a file of a directory.
+  NpyArray(const OpenDirectory& directory, const std::string& name, FileAccess access = FileAccess::kNormal);
 
   const std::string& path() const { return path_; }
   /// As in the file, without the byte order: "f4".

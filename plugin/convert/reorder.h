@@ -18,7 +18,9 @@ class Reorder {
   ///
   /// Kept for the calling thread, the last 64. A reorder is made for a number of OpenMP threads, and would wait for
   /// ever in a forked child for those that did not come along: so that number, which is 1 in workers, is a part of the
-  /// key. Nothing is shared with other threads, so that no lock can be held while the process forks.
+  /// key. Threads share none of this, so that finding one takes no lock. Making one does: oneDNN keeps a cache of its
+  /// own for the whole process, whose lock another thread that makes a primitive at that moment would hold in the
+  /// child.
   static std::shared_ptr<const Reorder> find(const Block& block, const std::vector<float>& scale);
 
   /// The pointers are those of the first elements. May be called by any thread, by several at once. Throws c10::Error

@@ -18,7 +18,7 @@ std::vector<std::uint64_t> integer_masses(std::span<const double> weights) {
   std::vector<std::uint64_t> masses;
   masses.reserve(weights.size());
   for (const double weight : weights) {
-    const auto mass = static_cast<std::uint64_t>(std::ldexp(weight / largest, bits));
+    const auto mass = static_cast<std::uint64_t>(std::round(std::ldexp(weight / largest, bits)));
     masses.push_back(weight > 0 ? std::max<std::uint64_t>(mass, 1) : 0);
   }
   return masses;

@@ -78,24 +78,32 @@ void sync_folder(const std::string& folder) {
   if (fd.get() >= 0) ::fsync(fd.get());
 }
 
-}  // namespace
-
-std::string read_file(const std::string& path) {
+/// Gives the file's bytes in pieces of 1 MiB.
+template <typename Take>
+void read_pieces(const std::string& path, Take take) {
   const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0) fail(path, "cannot open", errno);
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) fail(path, "cannot read", errno);
   if (S_ISDIR(status.st_mode)) fail(path, "cannot read", EISDIR);
-  std::string bytes;
   std::string chunk(size_t{1} << 20, '\0');
+  bool is_empty = true;
   while (true) {
     const ssize_t count = ::read(fd.get(), chunk.data(), chunk.size());
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail(path, "cannot read", errno);
     if (count == 0) break;
-    bytes.append(chunk, 0, static_cast<size_t>(count));
+    is_empty = false;
+    take(std::string_view(chunk).substr(0, static_cast<size_t>(count)));
   }
-  if (bytes.empty()) throw InputError(path + ": the file is empty");
+  if (is_empty) throw InputError(path + ": the file is empty");
+}
+
+}  // namespace
+
+std::string read_file(const std::string& path) {
+  std::string bytes;
+  read_pieces(path, [&](std::string_view piece) { bytes += piece; });
   return bytes;
 }
 
@@ -122,10 +130,15 @@ void make_folder(const std::string& path) {
   if (::access(path.c_str(), W_OK | X_OK) != 0) fail(path, "cannot write into the folder", errno);
 }
 
-uint64_t fingerprint(std::string_view bytes) noexcept {
-  uint64_t hash = 0xcbf29ce484222325U;
+uint64_t fingerprint(std::string_view bytes, uint64_t before) noexcept {
+  uint64_t hash = before;
   for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
   return hash;
+}
+
+uint64_t fingerprint_file(const std::string& path, uint64_t before) {
+  read_pieces(path, [&](std::string_view piece) { before = fingerprint(piece, before); });
+  return before;
 }
 
 }  // namespace torchfeed::program
