@@ -80,7 +80,7 @@ class BarText {
     char buffer[24];
     const char* end = std::to_chars(buffer, buffer + sizeof(buffer), number).ptr;
     for (std::ptrdiff_t i = end - buffer; i < digits; ++i) text_ += '0';
-    text_.append(buffer, end);
+    text_.append(buffer, static_cast<std::size_t>(end - buffer));
   }
   /// In millionths.
   void add_price(std::uint64_t price) {
