@@ -206,7 +206,7 @@ TEST_F(ConvertProgramTest, KilledItLeavesWhatIsThereAndTheNextRunCleansUp) {
     program.signal(SIGKILL);
     EXPECT_EQ(program.wait(), -SIGKILL);
   }
-  EXPECT_EQ(files_in_out(), (std::vector<std::string>{".A.torchfeed-tmp", "A"}));
+  EXPECT_EQ(files_in_out(), (std::vector<std::string>{".A.torchfeed-lock", ".A.torchfeed-tmp", "A"}));
   EXPECT_EQ(read_text(dir_.file("out/A/rows.npy")), before);
   EXPECT_EQ(run({bars("B.csv"), dir_.file("out")}).code, 0);
   EXPECT_EQ(files_in_out(), (std::vector<std::string>{"A", "B"}));

@@ -8,12 +8,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/program_run.h"
@@ -307,6 +309,54 @@ TEST(ConvertTest, IsTheOnlyOneToWriteAPlace) {
             dir.file("sp500") + ": another conversion is writing it");
   remove_interrupted_conversions(dir.path());
   EXPECT_TRUE(fs::exists(other.path())) << "it is under way";
+}
+
+TEST(ConvertTest, HoldsItsPlaceUntilTheOldDirectoryIsGone) {
+  const TempDir dir;
+  fs::create_directories(dir.file("x"));
+  dir.write("x/old", "");
+  {
+    converted::StagedDirectory first(dir.path(), "x");
+    converted::write_file(first.path() / "new", "");
+    first.commit();
+    // Where the new directory was before, the old one may still be.
+    EXPECT_EQ(fault_of([&] { converted::StagedDirectory(dir.path(), "x"); }),
+              dir.file("x") + ": another conversion is writing it");
+  }
+  const converted::StagedDirectory next(dir.path(), "x");
+  EXPECT_EQ(files_in(dir.file("x")), std::vector<std::string>{"new"});
+}
+
+TEST(ConvertTest, IsNotInTheWayOfAnotherThatClearsUp) {
+  const TempDir dir;
+  std::atomic<bool> ended{false};
+  std::thread other([&] {
+    while (!ended) remove_interrupted_conversions(dir.path());
+  });
+  std::string fault = "no error";
+  for (int i = 0; i < 300 && fault == "no error"; ++i) {
+    // What an interrupted run has left is in both's way.
+    fs::create_directories(dir.file(".x.torchfeed-tmp"));
+    fault = fault_of([&] {
+      const converted::StagedDirectory staged(dir.path(), "x");
+      converted::write_file(staged.path() / "file", "text");
+    });
+  }
+  ended = true;
+  other.join();
+  EXPECT_EQ(fault, "no error");
+  remove_interrupted_conversions(dir.path());
+  EXPECT_EQ(files_in(dir.path()), std::vector<std::string>{});
+}
+
+TEST(ConvertTest, FollowsNoLinkThatHasATemporaryName) {
+  const TempDir dir;
+  fs::create_directories(dir.file("mine"));
+  dir.write("mine/notes.txt", "");
+  fs::create_directory_symlink(dir.file("mine"), dir.file(".x.torchfeed-tmp"));
+  remove_interrupted_conversions(dir.path());
+  EXPECT_NE(fault_of([&] { converted::StagedDirectory(dir.path(), "x"); }).find("torchfeed-tmp"), std::string::npos);
+  EXPECT_EQ(files_in(dir.file("mine")), std::vector<std::string>{"notes.txt"});
 }
 
 TEST(ConvertTest, NamesInstrumentsByTheirFiles) {
