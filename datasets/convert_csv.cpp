@@ -137,7 +137,7 @@ class Conversion {
     }
     last_time_ = converted::read_last_time(staged_.path() / converted::kTimesFile, before_->rows);
     bar_rows.load_state(converted::read_numbers(staged_.target() / converted::kStateFile));
-    reader.set_last_values(bar_rows.last_values(reader.columns()));
+    reader.set_last_values(bar_rows.last_values(reader.columns()), last_time_);
   }
 
   void copy(CsvReader& reader, BarRows& bar_rows, converted::RowWriter& writer) {
@@ -188,7 +188,7 @@ class Conversion {
             {"version", kVersion},
             {"instrument", instrument_},
             {"source", path_},
-            {"time_zone", options_.csv.time_zone},
+            {"time_zone", options_.csv.time_zone.empty() ? "UTC" : options_.csv.time_zone},
             {"dtype", name_of(type_)},
             {"rows", writer.rows()},
             {"columns", bar_rows.columns()},
