@@ -1,6 +1,8 @@
 #include <torchfeed/datasets/bar_rows.h>
+#include <torchfeed/datasets/csv/csv_plan.h>
 #include <torchfeed/datasets/csv/csv_time.h>
 #include <torchfeed/datasets/data_error.h>
+#include <torchfeed/datasets/features/catalogue.h>
 #include <torchfeed/datasets/streaming_features.h>
 
 #include <c10/util/Exception.h>
@@ -74,11 +76,18 @@ class FeatureNames {
   std::vector<Asked> asked_;
 };
 
+// A feature is computed of UTC's time, bar by bar in production too.
+void check_zone(const std::string& name, const CsvOptions& csv) {
+  const bool is_of_calendar = features::make_feature(name).feature->inputs()[features::kTime];
+  TORCH_CHECK_VALUE(!is_of_calendar || csv::zone_seconds(csv) == 0, "features: expected the time zone UTC for ", name,
+                    ", which is that of a time in UTC, got ", csv.time_zone);
+}
+
 // The targets that can be computed, then what `features` adds.
 std::vector<std::string> computed_features(const std::vector<std::string>& bar_columns,
-                                           const std::vector<std::string>& features) {
+                                           const std::vector<std::string>& features, const CsvOptions& csv) {
   FeatureNames names;
-  for (const auto& name : BarRows::default_features(bar_columns)) {
+  for (const auto& name : BarRows::default_features(bar_columns, csv)) {
     if (contains(kTargets, name)) names.add(name);
   }
   for (const auto& written : features) {
@@ -86,6 +95,7 @@ std::vector<std::string> computed_features(const std::vector<std::string>& bar_c
     if (contains(bar_columns, name) && (contains(kBarColumns, name) || !is_feature(name))) continue;
     names.add(name);
   }
+  for (const auto& name : names.names()) check_zone(name, csv);
   return names.names();
 }
 
@@ -93,11 +103,12 @@ std::vector<std::string> computed_features(const std::vector<std::string>& bar_c
 
 class BarRows::Impl {
  public:
-  Impl(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name)
+  Impl(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name,
+       const CsvOptions& csv)
       : name_(std::move(name)),
         features_(features),
         bar_columns_(std::move(bar_columns)),
-        streaming_(computed_features(bar_columns_, features)) {
+        streaming_(computed_features(bar_columns_, features, csv)) {
     // The five of a bar first, in their usual order. Other columns make way for features of the same name.
     for (const auto column : kBarColumns) {
       if (contains(bar_columns_, column)) passed_.emplace_back(column);
@@ -217,14 +228,16 @@ class BarRows::Impl {
   std::uint64_t bars_ = 0;
 };
 
-BarRows::BarRows(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name)
-    : impl_(std::make_unique<Impl>(std::move(bar_columns), features, std::move(name))) {}
+BarRows::BarRows(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name,
+                 const CsvOptions& csv)
+    : impl_(std::make_unique<Impl>(std::move(bar_columns), features, std::move(name), csv)) {}
 BarRows::~BarRows() = default;
 BarRows::BarRows(BarRows&&) noexcept = default;
 BarRows& BarRows::operator=(BarRows&&) noexcept = default;
 
-std::vector<std::string> BarRows::default_features(const std::vector<std::string>& bar_columns) {
+std::vector<std::string> BarRows::default_features(const std::vector<std::string>& bar_columns, const CsvOptions& csv) {
   std::vector<std::string> names;
+  if (!csv.check_prices) return names;
   for (const auto& feature : kDefaults) {
     if (contains(bar_columns, feature.needs[0]) && contains(bar_columns, feature.needs[1])) {
       names.emplace_back(feature.name);

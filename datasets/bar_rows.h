@@ -1,6 +1,7 @@
 #pragma once
 
 #include <torchfeed/datasets/column_table.h>
+#include <torchfeed/datasets/csv/csv_reader.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -16,20 +17,26 @@ namespace torchfeed::datasets {
 ///
 /// A row's columns are, none twice: open, high, low, close and volume as far as the bars have them, the bars' other
 /// columns in their order, then `log_return` and `log_range` where they can be computed, then the features asked for.
+/// Bars whose prices are not checked may have some that are not above zero, of which there are no features: there only
+/// those that are asked for are computed.
 /// A feature asked for that is one of the bars' five, or a column of the bars and no known feature, is that column;
 /// other columns of the bars make way for a computed feature of their name. Rows begin after the warm-up of the
 /// features: with plain bars row 0 is bar 1. For one thread at a time.
 class BarRows {
  public:
   /// `bar_columns`: as `CsvReader::columns`. `features`: as `StreamingFeatures` takes them; c10::ValueError for an
-  /// unknown one. `name`: of the file, for messages.
-  BarRows(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name);
+  /// unknown one, and for one of the calendar where `csv` has another time zone than UTC, as a date's midnight there is
+  /// in UTC's day before or after. `name`: of the file, for messages. `csv`: what the bars are read with.
+  BarRows(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name,
+          const CsvOptions& csv = {});
   ~BarRows();
   BarRows(BarRows&&) noexcept;
   BarRows& operator=(BarRows&&) noexcept;
 
-  /// log_return, log_range, log_volume_change, log_close_open, as far as bars with these columns have what they need.
-  static std::vector<std::string> default_features(const std::vector<std::string>& bar_columns);
+  /// log_return, log_range, log_volume_change, log_close_open, as far as bars with these columns have what they need;
+  /// none where prices are not checked.
+  static std::vector<std::string> default_features(const std::vector<std::string>& bar_columns,
+                                                   const CsvOptions& csv = {});
 
   /// C names.
   const std::vector<std::string>& columns() const;

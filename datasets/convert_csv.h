@@ -31,12 +31,13 @@ struct ConvertOptions {
   std::optional<std::vector<std::string>> features{};
   /// Default: none given, which is float32, and when appending what the directory has.
   std::optional<RowType> dtype{};
-  /// How the CSV is read. When appending, columns and time zone that are left at their defaults are those of the
-  /// directory.
+  /// How the CSV is read. When appending, options of what is read and how (not threads and block_bytes) that are left
+  /// at their defaults are those that the directory was made with.
   CsvOptions csv{};
-  /// Whether bars that are later than the last ones in the directory are added to it, which makes the same numbers as
-  /// the conversion of all bars at once. A directory that is not there is made. Default: false, the directory is made
-  /// anew.
+  /// Whether bars that are later than the last one in the directory are added to it, which makes the same numbers as
+  /// the conversion of all bars at once. Where the CSV has that last bar too, it must be as it was: vendors correct it
+  /// after the day, or adjust all. Bars before it are passed over. A directory that is not there is made. Default:
+  /// false, the directory is made anew.
   bool append = false;
   /// Name of the directory in the folder. Default: empty, that of the CSV file without .csv, .csv.gz and the like.
   std::string instrument{};
@@ -55,7 +56,8 @@ struct ConvertResult {
   std::vector<std::string> skipped_columns;  ///< of the CSV
   std::uint64_t dropped_rows = 0;            ///< of the CSV, and values filled, as `missing` asks
   std::uint64_t filled_values = 0;
-  std::uint64_t bytes = 0;  ///< of the CSV
+  std::uint64_t late_bars = 0;  ///< passed over, as they are not in the directory but before its last one
+  std::uint64_t bytes = 0;      ///< of the CSV
 };
 
 /// The name of the directory for a file: "AAPL" for data/AAPL.csv.gz.
@@ -72,9 +74,10 @@ std::string instrument_of(const std::string& path);
 ///
 /// Streams, in memory that does not depend on the file's size. The directory takes its place when it is whole: before
 /// that, and if anything fails, what was there stays. Throws what `CsvReader`, `StreamingFeatures` and `BarRows` do;
-/// `DataError` for a file with too few bars, a number that the type cannot hold, a directory that is no conversion, and
-/// one that does not fit what is to be appended; std::system_error for the system's refusals; std::runtime_error if
-/// another process is converting to the same place. May be called by several threads for different instruments.
+/// `DataError` for a file with too few bars, a number that the type cannot hold, a column's name that is not
+/// UTF-8, a directory that is no conversion, and one that does not fit what is to be appended, or has its last bar
+/// otherwise than the CSV; std::system_error for the system's refusals; std::runtime_error if another process is
+/// converting to the same place. May be called by several threads for different instruments.
 ConvertResult convert_csv(const std::string& path, const std::string& folder, const ConvertOptions& options = {});
 
 /// Removes what interrupted conversions have left in the folder. Those that are under way are left alone.

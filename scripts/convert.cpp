@@ -136,6 +136,11 @@ void print(const datasets::ConvertResult& result) {
               joined(result.columns).c_str());
   if (result.dropped_rows > 0) std::printf("  %" PRIu64 " rows with missing values left out\n", result.dropped_rows);
   if (result.filled_values > 0) std::printf("  %" PRIu64 " missing values filled\n", result.filled_values);
+  if (result.late_bars > 0) {
+    std::printf("  %" PRIu64
+                " bars that were not there, but are before the last one, left out: convert anew to have them\n",
+                result.late_bars);
+  }
   if (!result.skipped_columns.empty()) std::printf("  passed over: %s\n", joined(result.skipped_columns).c_str());
 }
 

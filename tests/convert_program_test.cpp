@@ -153,6 +153,10 @@ TEST_F(ConvertProgramTest, AppendsNewBars) {
   dir_.write("A.csv", read_text(path) + "2020-01-07,4,X\n");
   const auto ended = run({path, dir_.file("out"), "--append"});
   EXPECT_EQ(ended.out.substr(0, ended.out.find(" of 2 columns")), dir_.file("out/A") + ": 3 rows, 1 of them new,");
+  dir_.write("A.csv", "date,close\n2020-01-03,2\n2020-01-04,2\n2020-01-07,4\n2020-01-08,4\n");
+  EXPECT_NE(
+      run({path, dir_.file("out"), "--append"}).out.find("  1 bars that were not there, but are before the last one"),
+      std::string::npos);
 }
 
 TEST_F(ConvertProgramTest, ConvertsTheGoodFilesAndNamesTheOthers) {
@@ -206,7 +210,7 @@ TEST_F(ConvertProgramTest, KilledItLeavesWhatIsThereAndTheNextRunCleansUp) {
     program.signal(SIGKILL);
     EXPECT_EQ(program.wait(), -SIGKILL);
   }
-  EXPECT_EQ(files_in_out(), (std::vector<std::string>{".A.torchfeed-tmp", "A"}));
+  EXPECT_EQ(files_in_out(), (std::vector<std::string>{".A.torchfeed-lock", ".A.torchfeed-tmp", "A"}));
   EXPECT_EQ(read_text(dir_.file("out/A/rows.npy")), before);
   EXPECT_EQ(run({bars("B.csv"), dir_.file("out")}).code, 0);
   EXPECT_EQ(files_in_out(), (std::vector<std::string>{"A", "B"}));

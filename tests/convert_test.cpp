@@ -8,12 +8,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/program_run.h"
@@ -240,6 +242,128 @@ TEST(ConvertTest, AppendsToTheSameBitsAsAllAtOnce) {
   EXPECT_EQ(files_in(dir.file("parts")), std::vector<std::string>{"x"});
 }
 
+TEST(ConvertTest, AppendsNothingToALastBarThatHasChanged) {
+  const TempDir dir;
+  const std::string out = dir.file("out");
+  const auto append = [&](const std::string& text) {
+    return convert_csv(dir.write("x.csv", text), out, {.append = true});
+  };
+  append("date,close,adj\n2020-01-02,1,1\n2020-01-03,2,2\n2020-01-06,3,3\n");
+  EXPECT_EQ(fault_of([&] { append("date,close,adj\n2020-01-03,2,1\n2020-01-06,3,1.5\n2020-01-07,4,2\n"); }),
+            dir.file("x.csv") + ": column 'adj': cannot append: expected 3 at 2020-01-06T00:00:00Z, as " + out +
+                "/x has it, got 1.5 (convert anew)");
+  EXPECT_EQ(files_in(out), std::vector<std::string>{"x"});
+  // Bars that have come late are passed over, and counted.
+  const auto result = append("date,close,adj\n2020-01-03,2,2\n2020-01-04,9,9\n2020-01-06,3,3\n2020-01-07,4,4\n");
+  EXPECT_EQ(result.new_rows, 1);
+  EXPECT_EQ(result.late_bars, 1u);
+  EXPECT_EQ(result.rows, 3);
+}
+
+TEST(ConvertTest, CopiesNothingWhereNothingIsNew) {
+  const TempDir dir;
+  const auto path = dir.write("x.csv", prices_between(0, 100));
+  convert_csv(path, dir.file("out"));
+  bool copied = false;
+  const ConvertOptions options{
+      .append = true, .progress = [&](auto) { copied |= fs::exists(dir.file("out/.x.torchfeed-tmp/rows.npy")); }};
+  EXPECT_EQ(convert_csv(path, dir.file("out"), options).new_rows, 0);
+  EXPECT_FALSE(copied);
+  dir.write("x.csv", prices_between(0, 101));
+  EXPECT_EQ(convert_csv(path, dir.file("out"), options).new_rows, 1);
+  EXPECT_TRUE(copied);
+}
+
+TEST(ConvertTest, AppendsWithTheOptionsOfTheDirectory) {
+  const TempDir dir;
+  const std::string out = dir.file("out");
+  const auto path = dir.write("x.csv", "t;close;log_return\n1577957400000;2;7\n1577957460000;;8\n1577957520000;3;9\n");
+  convert_csv(path, out,
+              {.csv = {.time_column = "t",
+                       .time_format = TimeFormat::kEpochMilliseconds,
+                       .time_zone = "+05:30",
+                       .missing = MissingValues::kForwardFill,
+                       .delimiter = ';'}});
+  // The vendor's log_return makes way for the feature: a hole in it is nobody's.
+  dir.write("x.csv", "t;close;log_return\n1577957580000;;\n1577957640000;4;1\n");
+  const auto result = convert_csv(path, out, {.append = true});
+  EXPECT_EQ(result.new_rows, 2);
+  EXPECT_EQ(result.dropped_rows, 0u);
+  EXPECT_EQ(result.columns, (std::vector<std::string>{"close", "log_return"}));
+  EXPECT_EQ(numbers_in<float>(out + "/x/rows.npy"), (std::vector<float>{2, 0, 3, static_cast<float>(std::log(1.5)), 3,
+                                                                        0, 4, static_cast<float>(std::log(4. / 3))}));
+  EXPECT_EQ(fault_of([&] { convert_csv(path, out, {.csv = {.time_zone = "UTC"}, .append = true}); }),
+            out + "/x: cannot append: expected the time zone +05:30, got UTC");
+}
+
+TEST(ConvertTest, AppendsHalvesAcrossBlocksOfStatistics) {
+  const TempDir dir;
+  std::string text = "time,x\n";
+  const auto add = [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) text += std::to_string(i) + ',' + std::to_string(i % 1000) + ".3\n";
+    return dir.write("x.csv", text);
+  };
+  convert_csv(add(0, 66'000), dir.file("parts"), {.dtype = RowType::kFloat16});
+  convert_csv(add(66'000, 140'000), dir.file("parts"), {.append = true});
+  convert_csv(dir.file("x.csv"), dir.file("whole"), {.dtype = RowType::kFloat16});
+  for (const auto& file : kFiles) {
+    EXPECT_EQ(read_text(dir.file("whole/x/" + file)), read_text(dir.file("parts/x/" + file))) << file;
+  }
+  EXPECT_EQ(numbers_in<double>(dir.file("parts/x/statistics.npy")).size(), 3u * 2);
+}
+
+TEST(ConvertTest, AppendsFewerBarsThanTheWarmUp) {
+  const TempDir dir;
+  const std::vector<std::string> features = {"sma_50", "rsi_14"};
+  convert_csv(dir.write("x.csv", prices_between(0, 300)), dir.file("whole"), {.features = features});
+  convert_csv(dir.write("x.csv", prices_between(0, 298)), dir.file("parts"), {.features = features});
+  for (const size_t end : {299, 300}) {
+    EXPECT_EQ(
+        convert_csv(dir.write("x.csv", prices_between(end - 1, end)), dir.file("parts"), {.append = true}).new_rows, 1);
+  }
+  for (const auto& file : kFiles) {
+    EXPECT_EQ(read_text(dir.file("whole/x/" + file)), read_text(dir.file("parts/x/" + file))) << file;
+  }
+}
+
+TEST(ConvertTest, TakesUncheckedPricesAsTheyAre) {
+  const TempDir dir;
+  const auto path =
+      dir.write("x.csv", "date,close,volume\n2020-04-17,18.27,5\n2020-04-20,-37.63,-1\n2020-04-21,10,2\n");
+  const auto result = convert_csv(path, dir.file("out"), {.csv = {.check_prices = false}});
+  EXPECT_EQ(result.columns, (std::vector<std::string>{"close", "volume"}));
+  EXPECT_EQ(result.rows, 3);
+  EXPECT_EQ(numbers_in<float>(dir.file("out/x/rows.npy"))[2], -37.63f);
+  EXPECT_EQ(
+      fault_of([&] { convert_csv(path, dir.file("out"), {.features = {{"sma_2"}}, .csv = {.check_prices = false}}); }),
+      path +
+          ": features: expected a finite number above zero, got close -37.630000000000003 at bar 1, "
+          "2020-04-20T00:00:00Z");
+  dir.write("x.csv", "date,close,volume\n2020-04-22,-1,1\n");
+  EXPECT_EQ(convert_csv(path, dir.file("out"), {.append = true}).new_rows, 1);
+}
+
+TEST(ConvertTest, RefusesFeaturesOfTheCalendarInOtherZones) {
+  const TempDir dir;
+  const auto path = dir.write("x.csv", prices_between(0, 10));
+  for (const char* feature : {"day_of_week", "Month", "hour_of_day_sin"}) {
+    EXPECT_NE(fault_of([&] {
+                convert_csv(path, dir.file("out"), {.features = {{feature}}, .csv = {.time_zone = "+09:00"}});
+              }).find("features: expected the time zone UTC for "),
+              std::string::npos)
+        << feature;
+  }
+  convert_csv(path, dir.file("out"), {.features = {{"day_of_week"}}, .csv = {.time_zone = "Z"}});
+}
+
+TEST(ConvertTest, RefusesNamesThatAreNotText) {
+  const TempDir dir;
+  const auto path = dir.write("x.csv", "date,close,pre\xE7o\n2020-01-02,1,1\n2020-01-03,2,2\n");
+  EXPECT_EQ(fault_of([&] { convert_csv(path, dir.file("out")); }).substr(0, path.size() + 41),
+            path + ": expected names of columns in UTF-8, got");
+  convert_csv(path, dir.file("out"), {.csv = {.columns = {"close"}}});
+}
+
 TEST(ConvertTest, AppendsOnlyWhatFits) {
   const TempDir dir;
   const std::string out = dir.file("out");
@@ -307,6 +431,54 @@ TEST(ConvertTest, IsTheOnlyOneToWriteAPlace) {
             dir.file("sp500") + ": another conversion is writing it");
   remove_interrupted_conversions(dir.path());
   EXPECT_TRUE(fs::exists(other.path())) << "it is under way";
+}
+
+TEST(ConvertTest, HoldsItsPlaceUntilTheOldDirectoryIsGone) {
+  const TempDir dir;
+  fs::create_directories(dir.file("x"));
+  dir.write("x/old", "");
+  {
+    converted::StagedDirectory first(dir.path(), "x");
+    converted::write_file(first.path() / "new", "");
+    first.commit();
+    // Where the new directory was before, the old one may still be.
+    EXPECT_EQ(fault_of([&] { converted::StagedDirectory(dir.path(), "x"); }),
+              dir.file("x") + ": another conversion is writing it");
+  }
+  const converted::StagedDirectory next(dir.path(), "x");
+  EXPECT_EQ(files_in(dir.file("x")), std::vector<std::string>{"new"});
+}
+
+TEST(ConvertTest, IsNotInTheWayOfAnotherThatClearsUp) {
+  const TempDir dir;
+  std::atomic<bool> ended{false};
+  std::thread other([&] {
+    while (!ended) remove_interrupted_conversions(dir.path());
+  });
+  std::string fault = "no error";
+  for (int i = 0; i < 300 && fault == "no error"; ++i) {
+    // What an interrupted run has left is in both's way.
+    fs::create_directories(dir.file(".x.torchfeed-tmp"));
+    fault = fault_of([&] {
+      const converted::StagedDirectory staged(dir.path(), "x");
+      converted::write_file(staged.path() / "file", "text");
+    });
+  }
+  ended = true;
+  other.join();
+  EXPECT_EQ(fault, "no error");
+  remove_interrupted_conversions(dir.path());
+  EXPECT_EQ(files_in(dir.path()), std::vector<std::string>{});
+}
+
+TEST(ConvertTest, FollowsNoLinkThatHasATemporaryName) {
+  const TempDir dir;
+  fs::create_directories(dir.file("mine"));
+  dir.write("mine/notes.txt", "");
+  fs::create_directory_symlink(dir.file("mine"), dir.file(".x.torchfeed-tmp"));
+  remove_interrupted_conversions(dir.path());
+  EXPECT_NE(fault_of([&] { converted::StagedDirectory(dir.path(), "x"); }).find("torchfeed-tmp"), std::string::npos);
+  EXPECT_EQ(files_in(dir.file("mine")), std::vector<std::string>{"notes.txt"});
 }
 
 TEST(ConvertTest, NamesInstrumentsByTheirFiles) {

@@ -141,6 +141,7 @@ TEST(CsvBlocksTest, FindsHowTimesAreWritten) {
       {"1577957400123", kMorning + 123'000'000},
       {"1577957400123456", kMorning + 123'456'000},
       {"1577957400123456789", kMorning + 123'456'789},
+      {"94694400000", 1096 * kDay},  // 1973-01-01 in ms: as seconds a year that ns do not reach
       {"-86400", -kDay},
       {"0", 0},
       {"1677-09-22", -106751 * kDay},
@@ -204,9 +205,47 @@ TEST(CsvBlocksTest, TreatsMissingValuesByPolicy) {
 TEST(CsvBlocksTest, FillsFromTheRowBeforeTheFile) {
   auto reader = CsvReader::from_text("date,a,b\n2020-01-02,,1\n", "f",
                                      {.columns = {"a", "b"}, .missing = MissingValues::kForwardFill});
-  reader.set_last_values({7, 8});
+  reader.set_last_values({7, 8}, 0);
   EXPECT_EQ(reader.next()->values, (std::vector<std::vector<double>>{{7}, {1}}));
   EXPECT_EQ(reader.filled_values(), 1u);
+}
+
+TEST(CsvBlocksTest, ChecksPricesAgainOnceTheyAreFilled) {
+  // The fault comes before that of a line behind it, whatever the blocks.
+  const std::string text =
+      "date,high,low\n2020-01-02,2,1\n\n2020-01-03,,1\n2020-01-06,,2.5\n2020-01-07,3,n/a\n2020-01-08,x,1\n";
+  for (const size_t block_bytes : {size_t{1}, size_t{1} << 20}) {
+    EXPECT_EQ(
+        fault_in(text, {.missing = MissingValues::kForwardFill, .block_bytes = block_bytes}),
+        "bars.csv:5: column 'high': expected a high not below the low once the missing one is filled, got 2 below "
+        "2.5");
+  }
+  EXPECT_NE(fault_in(text, {.missing = MissingValues::kForwardFill, .check_prices = false}).find("bars.csv:7: "),
+            std::string::npos);
+  // Values of a bar that is later than the row that they fill say nothing of it.
+  auto reader = CsvReader::from_text("date,high,low\n2020-01-02,,2.5\n2020-01-03,2,1\n2020-01-06,2,1\n", "f",
+                                     {.missing = MissingValues::kForwardFill});
+  reader.set_last_values({2, 1}, kMidnight + kDay);
+  EXPECT_EQ(reader.next()->size(), 3u);
+}
+
+TEST(CsvBlocksTest, LooksForAHeaderInTheFirstMegabyteAlone) {
+  EXPECT_EQ(fault_in(std::string(2 << 20, '\n') + "date,x\n2020-01-02,1\n"),
+            "bars.csv: expected a header line in the first 1048576 bytes, got empty lines");
+  EXPECT_EQ(read(std::string(1000 << 10, '\n') + "date,x\n2020-01-02,1\n").values[0][0], 1);
+}
+
+TEST(CsvBlocksTest, MakesNoRoomForRowsThatEmptyLinesCannotHold) {
+  std::string header = "date";
+  std::string row = "2020-01-02";
+  for (int i = 0; i < 2000; ++i) header += ",c" + std::to_string(i), row += ",1";
+  const std::string text = header + '\n' + row + '\n' + std::string(1 << 20, '\n') + "2020-01-03" + row.substr(10);
+  const auto planned = csv::plan_csv(text, /*whole=*/true, "f", {});
+  csv::BlockParser parser(planned->plan);
+  // A column of doubles for each of a million lines would be 16 GB.
+  const auto block = parser.parse(std::string_view(text).substr(planned->header.bytes));
+  EXPECT_EQ(block.times.size(), 2u);
+  EXPECT_LT(block.values.back().capacity(), 1000u);
 }
 
 TEST(CsvBlocksTest, TakesOtherDelimitersAndUncheckedPrices) {

@@ -1,6 +1,7 @@
 // Features by name: bar by bar as over columns, blind to the future, to be stopped and continued anywhere.
 #include "support/bars.h"
 
+#include <torchfeed/datasets/csv/csv_time.h>
 #include <torchfeed/datasets/data_error.h>
 #include <torchfeed/datasets/features.h>
 #include <torchfeed/datasets/streaming_features.h>
@@ -433,12 +434,15 @@ TEST(ComputeFeatures, TellsWhatIsWrongWithTheBars) {
     change(bad);
     return fault<DataError>([&] { compute_features(bad, {"vwap_5", "open"}); });
   };
-  EXPECT_EQ(fault_of([](ColumnTable& bad) { bad.values[3][17] = -2.5; }),
-            "features: expected a finite number above zero, got close -2.5 at bar 17");
-  EXPECT_EQ(fault_of([](ColumnTable& bad) { bad.values[0][49] = std::numeric_limits<double>::infinity(); }),
-            "features: expected a finite number above zero, got open inf at bar 49");
-  EXPECT_EQ(fault_of([](ColumnTable& bad) { bad.values[4][0] = std::numeric_limits<double>::quiet_NaN(); }),
-            "features: expected a finite number not below zero, got volume nan at bar 0");
+  EXPECT_EQ(
+      fault_of([](ColumnTable& bad) { bad.values[3][17] = -2.5; }),
+      "features: expected a finite number above zero, got close -2.5 at bar 17, " + csv::format_time(bars.times[17]));
+  EXPECT_EQ(
+      fault_of([](ColumnTable& bad) { bad.values[0][49] = std::numeric_limits<double>::infinity(); }),
+      "features: expected a finite number above zero, got open inf at bar 49, " + csv::format_time(bars.times[49]));
+  EXPECT_EQ(
+      fault_of([](ColumnTable& bad) { bad.values[4][0] = std::numeric_limits<double>::quiet_NaN(); }),
+      "features: expected a finite number not below zero, got volume nan at bar 0, " + csv::format_time(bars.times[0]));
   EXPECT_EQ(fault_of([](ColumnTable& bad) {
               bad.times = {3, 5, 5};
               bad.times.resize(50, 9);
@@ -458,9 +462,9 @@ TEST(StreamingFeatures, RefuseABadBarAndStayAsTheyWere) {
   for (std::size_t row = 0; row < bars.size(); ++row) {
     Bar bad = bar_at(bars, row);
     bad.close = std::numeric_limits<double>::quiet_NaN();
-    EXPECT_EQ(
-        fault<c10::ValueError>([&] { features.push(bad, out); }),
-        "StreamingFeatures: push: expected a finite number above zero, got close nan at bar " + std::to_string(row));
+    EXPECT_EQ(fault<c10::ValueError>([&] { features.push(bad, out); }),
+              "StreamingFeatures: push: expected a finite number above zero, got close nan at bar " +
+                  std::to_string(row) + ", " + csv::format_time(bad.time));
     bad = bar_at(bars, row);
     bad.volume = -1;
     EXPECT_THAT(fault<c10::ValueError>([&] { features.push(bad, out); }), HasSubstr("not below zero, got volume -1"));

@@ -113,14 +113,4 @@ std::vector<double> read_numbers(const std::filesystem::path& path) {
   return numbers;
 }
 
-std::int64_t read_last_time(const std::filesystem::path& path, std::int64_t rows) {
-  std::ifstream file(path, std::ios::binary);
-  std::int64_t time = 0;
-  file.seekg(
-      static_cast<std::streamoff>(NpyWriter::kHeaderBytes + (static_cast<std::size_t>(rows) - 1) * sizeof(time)));
-  file.read(reinterpret_cast<char*>(&time), sizeof(time));
-  if (!file) throw DataError(path.string() + ": expected " + std::to_string(rows) + " times, got fewer");
-  return time;
-}
-
 }  // namespace torchfeed::datasets::converted

@@ -48,7 +48,5 @@ class RowWriter {
 
 /// The numbers of a vector of float64 that NpyWriter has written, but for their shape.
 std::vector<double> read_numbers(const std::filesystem::path& path);
-/// The last number of a vector of int64.
-std::int64_t read_last_time(const std::filesystem::path& path, std::int64_t rows);
 
 }  // namespace torchfeed::datasets::converted

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <limits>
+#include <set>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kTemporary = ".torchfeed-tmp";
 constexpr std::string_view kOld = ".torchfeed-old";
+constexpr std::string_view kLock = ".torchfeed-lock";
 
 [[noreturn]] void fail(const fs::path& path, const char* what, int error) {
   throw std::system_error(error, std::generic_category(), path.string() + ": " + what);
@@ -36,12 +38,11 @@ class Descriptor {
   ~Descriptor() {
     if (fd_ >= 0) ::close(fd_);
   }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
 
   int get() const { return fd_; }
   bool close() { return ::close(std::exchange(fd_, -1)) == 0; }
-  int release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
@@ -60,19 +61,27 @@ bool is_same(int fd, const fs::path& path) {
          opened.st_dev == named.st_dev;
 }
 
-// A lock on the directory itself goes with the process, however that ends. -1 if another has it, or it is gone.
-int try_lock(const fs::path& path) {
+// A lock goes with the process, however that ends. Without one if another has it.
+Descriptor try_lock(const fs::path& path) {
   while (true) {
-    Descriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
-    if (fd.get() < 0 && errno == ENOENT) return -1;
+    Descriptor fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
     if (fd.get() < 0) fail(path, "cannot open", errno);
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) fail(path, "cannot lock", errno);
-      return -1;
+      return Descriptor(-1);
     }
-    // Another may have moved it to its target, or removed it, before the lock.
-    if (is_same(fd.get(), path)) return fd.release();
+    // Whoever had it before has removed it, and another may have made it anew.
+    if (is_same(fd.get(), path)) return fd;
   }
+}
+
+// Waits. Who clears up holds it, and who begins to write takes its lock under it: so nobody takes the one for another
+// conversion. No more depends on it, as not all file systems lock folders.
+Descriptor lock_folder(const fs::path& path) {
+  Descriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  while (fd.get() >= 0 && ::flock(fd.get(), LOCK_EX) != 0 && errno == EINTR) {
+  }
+  return fd;
 }
 
 // After a run that ended between two renames.
@@ -90,35 +99,69 @@ void bring_back(const fs::path& old, const fs::path& target) {
 
 std::string hidden(const std::string& name, std::string_view suffix) { return '.' + name + std::string(suffix); }
 
+bool is_own_directory(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(fs::symlink_status(path, ignored));
+}
+
+// Of places that have something left, or are written.
+std::set<std::string> names_of_leftovers(const fs::path& parent) {
+  std::set<std::string> names;
+  std::error_code error;
+  std::error_code ignored;
+  for (fs::directory_iterator entry(parent, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    for (const auto suffix : {kTemporary, kOld, kLock}) {
+      if (name.size() <= 1 + suffix.size() || name[0] != '.' || !name.ends_with(suffix)) continue;
+      const bool fits = suffix == kLock ? entry->is_regular_file(ignored) : is_own_directory(entry->path());
+      if (fits) names.insert(name.substr(1, name.size() - 1 - suffix.size()));
+    }
+  }
+  return names;
+}
+
 }  // namespace
+
+/// The right to write a place. The lock is on a file of its own, as the directories change their names and go.
+class StagedDirectory::Lock {
+ public:
+  /// None if another has it.
+  static std::unique_ptr<Lock> take(const fs::path& parent, const std::string& name) {
+    const fs::path path = parent / hidden(name, kLock);
+    Descriptor fd = try_lock(path);
+    return fd.get() < 0 ? nullptr : std::unique_ptr<Lock>(new Lock(path, std::move(fd)));
+  }
+  ~Lock() { ::unlink(path_.c_str()); }  // before it is unlocked
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  Lock(fs::path path, Descriptor fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+
+  fs::path path_;
+  Descriptor fd_;
+};
 
 StagedDirectory::StagedDirectory(const fs::path& parent, const std::string& name)
     : target_(parent / name), path_(parent / hidden(name, kTemporary)), old_(parent / hidden(name, kOld)) {
   std::error_code error;
   fs::create_directories(parent, error);
   check(parent, "cannot make the directory", error);
-  lock();
-  try {
-    bring_back(old_, target_);
-    for (const auto& entry : fs::directory_iterator(path_)) fs::remove_all(entry.path());
-  } catch (...) {
-    ::close(lock_);
-    throw;
+  {
+    const Descriptor folder = lock_folder(parent);
+    lock_ = Lock::take(parent, name);
   }
+  if (!lock_) throw std::runtime_error(target_.string() + ": another conversion is writing it");
+  bring_back(old_, target_);
+  fs::create_directory(path_, error);
+  check(path_, "cannot make the directory", error);
+  if (!is_own_directory(path_)) fail(path_, "cannot write", ENOTDIR);  // a link, whose target is somebody's
+  for (const auto& entry : fs::directory_iterator(path_)) fs::remove_all(entry.path());
 }
 
 StagedDirectory::~StagedDirectory() {
   std::error_code ignored;
   if (!committed_) fs::remove_all(path_, ignored);
-  ::close(lock_);
-}
-
-void StagedDirectory::lock() {
-  std::error_code error;
-  fs::create_directory(path_, error);
-  check(path_, "cannot make the directory", error);
-  lock_ = try_lock(path_);
-  if (lock_ < 0) throw std::runtime_error(target_.string() + ": another conversion is writing it");
 }
 
 void StagedDirectory::commit() {
@@ -128,9 +171,9 @@ void StagedDirectory::commit() {
     exchange();
     committed_ = true;
     sync_directory(target_.parent_path());
-    // Whoever has its files mapped keeps them.
+    // The new one is there: what stays of the old one is the next run's to remove. Whoever has its files mapped keeps
+    // them.
     fs::remove_all(path_, error);
-    check(path_, "cannot remove", error);
   } else {
     fs::rename(path_, target_, error);
     check(target_, "cannot rename to it", error);
@@ -154,26 +197,22 @@ void StagedDirectory::exchange() {
     fs::rename(old_, target_, ignored);
     check(target_, "cannot replace", error);
   }
-  fs::remove_all(old_, error);
-  check(old_, "cannot remove", error);
+  fs::remove_all(old_, error);  // or the next run does
 }
 
 void StagedDirectory::remove_leftovers(const fs::path& parent) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(parent, error)) {
-    const std::string name = entry.path().filename().string();
-    const bool temporary = name.size() > 1 + kTemporary.size() && name[0] == '.' && name.ends_with(kTemporary);
-    const bool old = name.size() > 1 + kOld.size() && name[0] == '.' && name.ends_with(kOld);
-    if ((!temporary && !old) || !entry.is_directory(error) || entry.is_symlink(error)) continue;
-    if (old) {
-      const std::string base = name.substr(1, name.size() - 1 - kOld.size());
-      const fs::path working = parent / hidden(base, kTemporary);
-      const Descriptor lock(fs::exists(working) ? try_lock(working) : -1);
-      if (lock.get() >= 0 || !fs::exists(working)) bring_back(entry.path(), parent / base);
-      continue;
+  const Descriptor folder = lock_folder(parent);
+  for (const auto& name : names_of_leftovers(parent)) {
+    try {
+      const auto lock = Lock::take(parent, name);
+      if (!lock) continue;
+      const fs::path old = parent / hidden(name, kOld);
+      const fs::path temporary = parent / hidden(name, kTemporary);
+      if (is_own_directory(old)) bring_back(old, parent / name);
+      if (is_own_directory(temporary)) fs::remove_all(temporary);
+    } catch (const std::system_error&) {
+      // Another user's, say: it is in nobody's way until its place is written, which then tells.
     }
-    const Descriptor lock(try_lock(entry.path()));
-    if (lock.get() >= 0) fs::remove_all(entry.path(), error);
   }
 }
 

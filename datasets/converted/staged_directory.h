@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
 
 namespace torchfeed::datasets::converted {
@@ -12,9 +13,10 @@ namespace torchfeed::datasets::converted {
 /// Throws std::system_error, with the path, where the system refuses.
 class StagedDirectory {
  public:
-  /// For PARENT/NAME: makes PARENT, and in it an empty directory ".NAME.torchfeed-tmp", which is locked until the end.
-  /// What an interrupted run has left of it is removed, or brought to its end. Throws std::runtime_error if another
-  /// process works on it.
+  /// For PARENT/NAME: makes PARENT, and in it an empty directory ".NAME.torchfeed-tmp" and a file
+  /// ".NAME.torchfeed-lock" that is locked until the end of this object. What an interrupted run has left is removed,
+  /// or brought to its end. Throws std::runtime_error if another object, of this process or another, works on the same
+  /// place.
   StagedDirectory(const std::filesystem::path& parent, const std::string& name);
   /// Removes what was not committed.
   ~StagedDirectory();
@@ -25,20 +27,22 @@ class StagedDirectory {
   const std::filesystem::path& path() const { return path_; }
   const std::filesystem::path& target() const { return target_; }
 
-  /// Puts it in the target's place, whose directory goes. Files must have been forced to the disk.
+  /// Puts it in the target's place, whose directory goes (if it cannot be removed, then with a later run). Files must
+  /// have been forced to the disk.
   void commit();
 
-  /// Removes what interrupted runs have left in PARENT, but for directories that others work on.
+  /// Removes what interrupted runs have left in PARENT, but for what others work on and what cannot be removed.
   static void remove_leftovers(const std::filesystem::path& parent);
 
  private:
-  void lock();
+  class Lock;
+
   void exchange();
 
   std::filesystem::path target_;
   std::filesystem::path path_;
   std::filesystem::path old_;  // where the old directory waits if the file system cannot exchange two
-  int lock_ = -1;
+  std::unique_ptr<Lock> lock_;
   bool committed_ = false;
 };
 

@@ -1,5 +1,6 @@
 #include <torchfeed/datasets/csv/block_pipeline.h>
 
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -11,11 +12,14 @@ BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_
       block_bytes_(block_bytes),
       // Two for each thread, so that nobody waits for a block that takes long, and one that the caller works on.
       window_(static_cast<std::uint64_t>(threads) * 2 + 1),
-      own_parser_(plan) {
+      own_parser_(plan),
+      results_(window_) {
+  threads_.reserve(static_cast<std::size_t>(threads));
   try {
     for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { work(); });
   } catch (const std::system_error&) {
     // As many as the system grants; the caller parses anyway.
+  } catch (const std::bad_alloc&) {
   }
 }
 
@@ -31,9 +35,9 @@ BlockPipeline::~BlockPipeline() {
 std::optional<ParsedBlock> BlockPipeline::next() {
   std::unique_lock lock(mutex_);
   while (true) {
-    if (const auto found = results_.find(given_); found != results_.end()) {
-      Result result = std::move(found->second);
-      results_.erase(found);
+    if (auto& place = results_[given_ % window_]) {
+      Result result = std::move(*place);
+      place.reset();
       ++given_;
       lock.unlock();
       changed_.notify_all();
@@ -70,7 +74,7 @@ std::optional<BlockPipeline::Task> BlockPipeline::claim(std::unique_lock<std::mu
     task = Task{claimed_++, std::move(*text)};
   } else {
     ended_ = true;
-    if (error) results_[claimed_++].error = error;
+    if (error) results_[claimed_++ % window_] = Result{{}, error};
   }
   changed_.notify_all();
   return task;
@@ -90,13 +94,18 @@ void BlockPipeline::parse(Task task, BlockParser& parser) {
     const std::lock_guard lock(mutex_);
     // What comes behind a fault is not looked at.
     if (result.error || result.block.fault) ended_ = true;
-    results_[task.number] = std::move(result);
+    results_[task.number % window_] = std::move(result);
   }
   changed_.notify_all();
 }
 
 void BlockPipeline::work() {
-  BlockParser parser(plan_);
+  std::optional<BlockParser> parser;
+  try {
+    parser.emplace(plan_);
+  } catch (const std::bad_alloc&) {
+    return;  // The others do it, the caller at least.
+  }
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return ended_ || (!reading_ && has_room()); });
@@ -104,7 +113,7 @@ void BlockPipeline::work() {
     auto task = claim(lock);
     if (!task) return;
     lock.unlock();
-    parse(std::move(*task), parser);
+    parse(std::move(*task), *parser);
     lock.lock();
   }
 }

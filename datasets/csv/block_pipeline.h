@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -58,7 +57,8 @@ class BlockPipeline {
   bool ended_ = false;    // nothing more is to be claimed
   std::uint64_t claimed_ = 0;
   std::uint64_t given_ = 0;
-  std::map<std::uint64_t, Result> results_;
+  // Of the blocks from given_ on, at their numbers modulo window_: made at the start, so that no result lacks memory.
+  std::vector<std::optional<Result>> results_;
 
   std::vector<std::thread> threads_;
 };

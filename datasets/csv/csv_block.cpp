@@ -67,12 +67,14 @@ ParsedBlock BlockParser::parse(std::string_view text, bool cut) {
   return std::exchange(block_, {});
 }
 
-// No more rows than lines.
+// No more rows than lines, of which a full one has a byte a field at least: a block of line ends makes no large
+// columns.
 void BlockParser::make_room(std::string_view text) {
   block_ = {};
   rows_ = 0;
   block_.lines = static_cast<std::uint64_t>(std::count(text.begin(), text.end(), '\n'));
-  const std::size_t most = block_.lines + (text.ends_with('\n') ? 0 : 1);
+  const std::size_t lines = block_.lines + (text.ends_with('\n') ? 0 : 1);
+  const std::size_t most = std::min(lines, text.size() / plan_.fields + 1);
   block_.times.resize(most);
   block_.values.resize(plan_.columns.size());
   for (std::size_t c = 0; c < plan_.columns.size(); ++c) {
@@ -146,7 +148,7 @@ void BlockParser::read_careful(std::string_view line, bool cut) {
     ++block_.dropped;
     return;
   }
-  block_.holes = block_.holes || holes;
+  if (holes) block_.hole_lines.push_back(line_);
   keep_row();
 }
 

@@ -27,7 +27,7 @@ struct BlockFault {
 struct ParsedBlock {
   std::vector<std::int64_t> times;
   std::vector<std::vector<double>> values;  ///< of the plan's columns; NaN where a value is missing and to be filled
-  bool holes = false;                       ///< whether there is such a NaN
+  std::vector<std::uint64_t> hole_lines;    ///< lines, the block's first being 0, of the rows that have such a NaN
   std::uint64_t lines = 0;                  ///< ends of lines in the block
   std::uint64_t dropped = 0;                ///< rows left out
   /// The first and the last time that was read, even if its row was dropped or has a fault behind it.

@@ -203,7 +203,7 @@ class Planner {
       }
       return (time_seen_ || options_.time_format != TimeFormat::kAuto) && !contains(use_, Use::kUnknown);
     });
-    plan_.time = TimeParser(format, *parse_zone(options_.time_zone));
+    plan_.time = TimeParser(format, *zone_seconds(options_));
   }
 
   static bool contains(const std::vector<Use>& uses, Use use) {
@@ -240,6 +240,10 @@ class Planner {
 
 }  // namespace
 
+std::optional<std::int64_t> zone_seconds(const CsvOptions& options) {
+  return options.time_zone.empty() ? std::int64_t{0} : parse_zone(options.time_zone);
+}
+
 void check_options(const CsvOptions& options) {
   if (options.threads < 1 || options.threads > kMostThreads) {
     refuse("threads", "1 to " + std::to_string(kMostThreads), std::to_string(options.threads));
@@ -247,7 +251,7 @@ void check_options(const CsvOptions& options) {
   if (options.block_bytes < 1 || options.block_bytes > kLargestBlock) {
     refuse("block_bytes", "1 to " + std::to_string(kLargestBlock), std::to_string(options.block_bytes));
   }
-  if (!parse_zone(options.time_zone)) {
+  if (!zone_seconds(options)) {
     refuse("time_zone", "UTC or an offset of at most 18 hours, as +05:30", quoted(options.time_zone));
   }
   const char d = options.delimiter;

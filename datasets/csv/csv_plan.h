@@ -43,6 +43,9 @@ struct HeaderEnd {
   std::uint64_t lines = 0;  ///< up to and with the header
 };
 
+/// Of the options' time zone, east of UTC; empty if it is none.
+std::optional<std::int64_t> zone_seconds(const CsvOptions& options);
+
 /// Throws std::invalid_argument for options out of range.
 void check_options(const CsvOptions& options);
 

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -14,6 +16,8 @@ namespace {
 
 // The part of a text that tells what its columns are.
 constexpr std::size_t kSampleBytes = std::size_t{1} << 18;
+// Empty lines before the header are not looked through without end.
+constexpr std::size_t kMostSampleBytes = std::size_t{1} << 20;
 
 }  // namespace
 
@@ -48,12 +52,13 @@ class CsvReader::Impl {
     return std::nullopt;
   }
 
-  void set_last_values(std::vector<double> values) {
+  void set_last_values(std::vector<double> values, std::int64_t time) {
     if (values.size() != names_.size()) {
       throw std::invalid_argument("CsvReader::set_last_values: expected " + std::to_string(names_.size()) +
                                   " numbers, got " + std::to_string(values.size()));
     }
     last_values_ = std::move(values);
+    known_time_ = time;
   }
 
   const csv::CsvPlan& plan() const { return plan_; }
@@ -64,11 +69,13 @@ class CsvReader::Impl {
 
  private:
   csv::PlannedCsv plan(const CsvOptions& options) {
-    for (std::size_t bytes = kSampleBytes;; bytes *= 2) {
+    for (std::size_t bytes = kSampleBytes; bytes <= kMostSampleBytes; bytes *= 2) {
       const auto sample = source_->peek(bytes);
       auto planned = csv::plan_csv(sample, sample.size() < bytes, name_, options);
       if (planned) return std::move(*planned);
     }
+    throw DataError(name_ + ": expected a header line in the first " + std::to_string(kMostSampleBytes) +
+                    " bytes, got empty lines");
   }
 
   std::string none() const {
@@ -87,21 +94,28 @@ class CsvReader::Impl {
     if (last_ && block.first && block.first->time <= last_->time) {
       fail(base + block.first->line, csv::order_fault(plan_, *last_, block.first_text), 0);
     }
+    ColumnTable table{std::move(block.times), names_, std::move(block.values)};
+    // A fault of filled rows lies before the block's own.
+    if (plan_.missing == MissingValues::kForwardFill) fill(table, block.hole_lines);
     if (block.fault) fail(base + block.fault->line, block.fault->fault, base);
     if (block.last) last_ = csv::LineTime{block.last->time, base + block.last->line};
     lines_ += block.lines;
     dropped_ += block.dropped;
-    ColumnTable table{std::move(block.times), names_, std::move(block.values)};
-    if (plan_.missing == MissingValues::kForwardFill) fill(table, block.holes);
     return table;
   }
 
   // Rows before a column's first value cannot be filled and go.
-  void fill(ColumnTable& table, bool holes) {
-    if (holes || !complete_) {
+  void fill(ColumnTable& table, const std::vector<std::uint64_t>& hole_lines) {
+    if (!hole_lines.empty() || !complete_) {
       std::size_t kept = 0;
+      auto hole_line = hole_lines.begin();
       for (std::size_t row = 0; row < table.size(); ++row) {
-        if (!fill_row(table, row)) {
+        const bool has_holes =
+            std::any_of(table.values.begin(), table.values.end(), [&](const auto& c) { return std::isnan(c[row]); });
+        const bool whole = fill_row(table, row);
+        if (has_holes && whole) check_filled(table, row, *hole_line);
+        if (has_holes) ++hole_line;
+        if (!whole) {
           ++dropped_;
           continue;
         }
@@ -131,6 +145,19 @@ class CsvReader::Impl {
     return whole;
   }
 
+  // Filled values are prices of the row before; of those of one row they may not go with its others.
+  void check_filled(const ColumnTable& table, std::size_t row, std::uint64_t line) const {
+    if (!plan_.high || !plan_.low || table.times[row] <= known_time_) return;
+    const double high = table.values[*plan_.high][row];
+    const double low = table.values[*plan_.low][row];
+    if (high < low) {
+      std::ostringstream text;
+      text << name_ << ':' << lines_ + 1 + line << ": column '" << names_[*plan_.high]
+           << "': expected a high not below the low once the missing one is filled, got " << high << " below " << low;
+      throw DataError(text.str());
+    }
+  }
+
   std::string name_;
   std::unique_ptr<csv::TextSource> source_;
   csv::CsvPlan plan_;
@@ -142,7 +169,8 @@ class CsvReader::Impl {
   std::uint64_t filled_ = 0;
   std::optional<csv::LineTime> last_;  // its line counted from 1
   std::vector<double> last_values_;    // of each column; NaN before the first
-  bool complete_ = false;              // whether each column has had a value
+  std::int64_t known_time_ = std::numeric_limits<std::int64_t>::min();
+  bool complete_ = false;  // whether each column has had a value
   std::optional<csv::BlockPipeline> pipeline_;
 };
 
@@ -172,7 +200,9 @@ CsvReader CsvReader::from_text(std::string_view text, const std::string& name, c
 const std::vector<std::string>& CsvReader::columns() const { return impl_->names(); }
 const std::string& CsvReader::time_column() const { return impl_->plan().time_name; }
 const std::vector<std::string>& CsvReader::skipped_columns() const { return impl_->plan().skipped; }
-void CsvReader::set_last_values(std::vector<double> values) { impl_->set_last_values(std::move(values)); }
+void CsvReader::set_last_values(std::vector<double> values, std::int64_t time) {
+  impl_->set_last_values(std::move(values), time);
+}
 std::optional<ColumnTable> CsvReader::next() { return impl_->next(); }
 std::uint64_t CsvReader::dropped_rows() const { return impl_->dropped(); }
 std::uint64_t CsvReader::filled_values() const { return impl_->filled(); }

@@ -17,12 +17,13 @@ namespace torchfeed::datasets {
 enum class MissingValues {
   kError,        ///< `DataError` with file, line and column.
   kDrop,         ///< Leaves the whole row out.
-  kForwardFill,  ///< Takes the column's value of the row before; rows before a column's first value are left out.
+  kForwardFill,  ///< Takes the column's value of the row before; rows before a column's first value are left out. A
+                 ///< high that is then below the low is a `DataError`, as `check_prices` has it.
 };
 
 /// How times are written. Decimals beyond nanoseconds are cut off.
 enum class TimeFormat {
-  kAuto,      ///< As the first row's time is: by its form, and for epochs by its magnitude (below 1e11 seconds, 1e14
+  kAuto,      ///< As the first row's time is: by its form, and for epochs by its magnitude (below 1e10 seconds, 1e14
               ///< milliseconds, 1e17 microseconds, else nanoseconds). Holds for the whole file.
   kDate,      ///< 2010-02-28 or 20100228: midnight in the options' zone.
   kDateTime,  ///< 2010-02-28T09:30:00.123456789Z: with T or a blank, hours and minutes at least, decimals of seconds
@@ -40,8 +41,8 @@ struct CsvOptions {
   std::string time_column{};  // Braces, as without an initialiser GCC warns where a designated list leaves it out.
   /// Default: `TimeFormat::kAuto`.
   TimeFormat time_format = TimeFormat::kAuto;
-  /// Zone of times that are written without one: UTC, or an offset as +05:30. Default: UTC.
-  std::string time_zone = "UTC";
+  /// Zone of times that are written without one: UTC, or an offset as +05:30. Default: empty, UTC.
+  std::string time_zone{};
   /// Names of the columns to read, in any case; others are passed over unread. Default: empty, all columns with a name
   /// whose first value (missing ones apart) in the first 256 KiB is a number, and open, high, low, close and volume
   /// whatever is in them.
@@ -71,9 +72,10 @@ struct CsvOptions {
 /// Throws `DataError` at the first fault in the file, the same one whatever the number of threads and size of blocks,
 /// with file, line, column, value and what was expected: a file that cannot be read, is a directory, is empty or has a
 /// header alone; a gzip stream that is damaged or cut off; a column missing or named twice; a line with another number
-/// of fields than the header, longer than 64 KiB, or with control characters; a time that does not exist, is out of
-/// order, comes twice or lies outside 1677-09-22 to 2262-04-10; text where a number belongs, a number that is not
-/// finite or not a double's; a missing value, a price or a volume as the options do not allow it.
+/// of fields than the header, longer than 64 KiB, or with control characters; a megabyte of empty lines before the
+/// header; a time that does not exist, is out of order, comes twice or lies outside 1677-09-22 to 2262-04-10; text
+/// where a number belongs, a number that is not finite or not a double's; a missing value, a price or a volume as the
+/// options do not allow it.
 ///
 /// For one thread at a time.
 class CsvReader {
@@ -95,8 +97,9 @@ class CsvReader {
   /// Columns that are passed over, as the file writes them.
   const std::vector<std::string>& skipped_columns() const;
 
-  /// For `MissingValues::kForwardFill`: the values, of each column, of the row before the file's first; NaN for none.
-  void set_last_values(std::vector<double> values);
+  /// For `MissingValues::kForwardFill`: the values, of each column, of the row at `time` that was read before; NaN for
+  /// none. Rows of this file up to that time are not checked where these values fill them.
+  void set_last_values(std::vector<double> values, std::int64_t time);
 
   /// The next rows in the file's order, at least one; none after the last. After an exception there is no more to get.
   std::optional<ColumnTable> next();

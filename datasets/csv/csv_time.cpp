@@ -113,7 +113,7 @@ TimeFormat detect_time_format(std::string_view text) {
   const auto parts = split_epoch(text);
   if (!parts) return TimeFormat::kAuto;
   const std::size_t digits = parts->whole.size();
-  if (digits <= 11) return TimeFormat::kEpochSeconds;
+  if (digits <= 10) return TimeFormat::kEpochSeconds;  // 11 of them are beyond the last year that ns can tell
   if (digits <= 14) return TimeFormat::kEpochMilliseconds;
   return digits <= 17 ? TimeFormat::kEpochMicroseconds : TimeFormat::kEpochNanoseconds;
 }

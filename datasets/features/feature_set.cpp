@@ -1,3 +1,4 @@
+#include <torchfeed/datasets/csv/csv_time.h>
 #include <torchfeed/datasets/data_error.h>
 #include <torchfeed/datasets/features/feature_set.h>
 
@@ -85,7 +86,8 @@ std::optional<std::string> FeatureSet::find_fault(const BarColumns& bars, std::s
         column == kVolume ? first_misfit(values, count, is_volume) : first_misfit(values, count, is_price);
     if (row == count) continue;
     return text("expected a finite number ", column == kVolume ? "not below" : "above", " zero, got ",
-                kColumnNames[column], " ", values[row], " at bar ", bars_ + row);
+                kColumnNames[column], " ", values[row], " at bar ", bars_ + row, ", ",
+                csv::format_time(bars.times[row]));
   }
   return std::nullopt;
 }

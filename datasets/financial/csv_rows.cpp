@@ -43,7 +43,8 @@ std::vector<std::string> feature_columns(const std::vector<std::string>& feature
 Instrument load_csv(const std::string& path, const FinancialOptions& options) {
   CsvReader reader(path, options.csv);
   BarRows rows(reader.columns(),
-               options.features.empty() ? BarRows::default_features(reader.columns()) : options.features, path);
+               options.features.empty() ? BarRows::default_features(reader.columns(), options.csv) : options.features,
+               path, options.csv);
   auto csv = std::make_shared<CsvRows>();
   while (const auto bars = reader.next()) rows.push(*bars, csv->rows, csv->times);
   if (csv->times.empty()) {

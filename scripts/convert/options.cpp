@@ -68,20 +68,23 @@ void add_options(CLI::App& app, Options& options, Written& written) {
       ->type_name("NAME,...");
   app.add_option("--dtype", written.dtype, "Type of the rows: f32, f16 or bf16 (default: f32)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "float32", "float16", "bfloat16"}));
-  app.add_flag("--append", options.convert.append, "Add the bars that are later than those in OUT_DIR to them");
+  app.add_flag("--append", options.convert.append,
+               "Add the bars that are later than those in OUT_DIR to them, read with the options that were given then");
   app.add_option("--missing", written.missing,
                  "Where a value is missing: error, drop (the row) or ffill (the value before)")
       ->check(CLI::IsMember(keys(kMissing)))
       ->capture_default_str();
-  app.add_option("--time-zone", csv.time_zone, "Of times that are written without one: UTC or as +05:30")
-      ->capture_default_str();
+  app.add_option("--time-zone", csv.time_zone,
+                 "Of times that are written without one: UTC or as +05:30 (default: UTC)");
   app.add_option("--time-column", csv.time_column, "Column of the times (default: date, time, datetime or timestamp)");
   app.add_option("--time-format", written.time_format, "auto, date, datetime, or an epoch's unit: s, ms, us, ns")
       ->check(CLI::IsMember(keys(kTimeFormats)))
       ->capture_default_str();
   app.add_option("--delimiter", written.delimiter, "Between fields: a character, or tab")->capture_default_str();
-  app.add_flag("--no-price-checks", written.no_price_checks,
-               "Take prices that are not above 0, high below low and volumes below 0 as they are");
+  app.add_flag(
+      "--no-price-checks", written.no_price_checks,
+      "Take prices that are not above 0, high below low and volumes below 0 as they are; no features then, but "
+      "those of --features");
   app.add_option("--instrument", options.convert.instrument, "Name of the result, of a single file (default: its own)");
   app.add_option("--workers", options.workers, "Threads that convert; -1: from the threading plan")
       ->check(CLI::Range(std::int64_t{-1}, kMostWorkers))
