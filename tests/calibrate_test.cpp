@@ -453,8 +453,7 @@ TEST_F(CalibrateDeathTest, AFarSlowerCandidateDoesNotTakeTheOthersTime) {
       {
         at::set_num_threads(3);
         // With one thread a step takes a fifth of the time for all.
-        const Calibration result =
-            MadeUpStep([](int threads) { return threads == 1 ? 1.0 : 0.01; }).calibrate();
+        const Calibration result = MadeUpStep([](int threads) { return threads == 1 ? 1.0 : 0.01; }).calibrate();
         finish(result.seconds < 5.1 && result.rounds >= 7 && at::get_num_threads() != 1, result);
       },
       ::testing::ExitedWithCode(0), "");

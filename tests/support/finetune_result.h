@@ -22,9 +22,8 @@ inline nlohmann::json metrics_of(const std::string& output) {
 inline bool close(const nlohmann::json& a, const nlohmann::json& b, double tolerance) {
   if (a.is_array() || a.is_object()) {
     return a.type() == b.type() && a.size() == b.size() &&
-           std::equal(a.begin(), a.end(), b.begin(), [tolerance](const nlohmann::json& x, const nlohmann::json& y) {
-             return close(x, y, tolerance);
-           });
+           std::equal(a.begin(), a.end(), b.begin(),
+                      [tolerance](const nlohmann::json& x, const nlohmann::json& y) { return close(x, y, tolerance); });
   }
   if (tolerance == 0 || !a.is_number_float() || !b.is_number_float()) return a == b;
   return std::abs(a.get<double>() - b.get<double>()) <= tolerance * std::abs(b.get<double>());
