@@ -307,7 +307,7 @@ TEST_F(ConvertedDatasetTest, TakesTheFeaturesThatAllInstrumentsHaveWhereNoneIsNa
     FinancialDataset::open({part, none}, {.sequence_length = 5});
     ADD_FAILURE();
   } catch (const DataError& error) {
-    EXPECT_EQ(error.what(), none + ": expected a column 'log_return', got log_volume_change");
+    EXPECT_EQ(error.what(), none + ": expected a column 'log_return', which is made of close, got log_volume_change");
   }
 }
 
