@@ -326,24 +326,6 @@ class Conversion {
 
 }  // namespace
 
-const char* name_of(RowType type) {
-  switch (type) {
-    case RowType::kFloat16:
-      return "float16";
-    case RowType::kBFloat16:
-      return "bfloat16";
-    default:
-      return "float32";
-  }
-}
-
-std::optional<RowType> row_type(std::string_view name) {
-  if (name == "float32" || name == "f32") return RowType::kFloat32;
-  if (name == "float16" || name == "f16") return RowType::kFloat16;
-  if (name == "bfloat16" || name == "bf16") return RowType::kBFloat16;
-  return std::nullopt;
-}
-
 std::string instrument_of(const std::string& path) {
   std::string name = fs::path(path).filename().string();
   for (const std::string_view suffix : {".gz", ".csv", ".txt", ".tsv"}) {

@@ -1,28 +1,16 @@
 #pragma once
 
 #include <torchfeed/datasets/csv/csv_reader.h>
+#include <torchfeed/datasets/row_type.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace torchfeed::datasets {
-
-/// Type of the numbers in a converted directory.
-enum class RowType {
-  kFloat32,
-  kFloat16,   ///< IEEE half: numbers above 65504, such as most volumes, do not fit.
-  kBFloat16,  ///< The upper half of a float32, for which NumPy has no name: stored as '<u2'.
-};
-
-/// "float32", "float16", "bfloat16".
-const char* name_of(RowType type);
-/// The type of that name, or of f32, f16, bf16.
-std::optional<RowType> row_type(std::string_view name);
 
 /// Options of `convert_csv`.
 struct ConvertOptions {

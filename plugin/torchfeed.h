@@ -10,7 +10,7 @@
 #include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/datasets/financial_options.h>
 #include <torchfeed/datasets/mapped_tensor_dataset.h>
-#include <torchfeed/datasets/npy_writer.h>
+#include <torchfeed/datasets/npy/npy_writer.h>
 #include <torchfeed/datasets/streaming_features.h>
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/batch_converter.h>

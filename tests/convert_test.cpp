@@ -3,7 +3,7 @@
 #include <torchfeed/datasets/convert_csv.h>
 #include <torchfeed/datasets/converted/staged_directory.h>
 #include <torchfeed/datasets/csv/csv_reader.h>
-#include <torchfeed/datasets/npy_writer.h>
+#include <torchfeed/datasets/npy/npy_writer.h>
 #include <torchfeed/datasets/row_statistics.h>
 
 #include <gtest/gtest.h>

@@ -12,21 +12,12 @@
 namespace torchfeed::datasets::converted {
 namespace {
 
-const char* descr_of(RowType type) {
-  switch (type) {
-    case RowType::kFloat16:
-      return "<f2";
-    case RowType::kBFloat16:
-      return "<u2";
-    default:
-      return "<f4";
-  }
-}
+std::string descr_of(RowType type) { return std::string("<") + npy_type_of(type); }
 
 std::size_t bytes_of(RowType type) { return type == RowType::kFloat32 ? sizeof(float) : sizeof(std::uint16_t); }
 
-NpyWriter open_array(const std::filesystem::path& path, const char* descr, const std::vector<std::int64_t>& row_shape,
-                     std::size_t bytes, std::int64_t rows) {
+NpyWriter open_array(const std::filesystem::path& path, const std::string& descr,
+                     const std::vector<std::int64_t>& row_shape, std::size_t bytes, std::int64_t rows) {
   return rows == 0 ? NpyWriter(path.string(), descr, row_shape, bytes)
                    : NpyWriter::append_to(path.string(), descr, row_shape, bytes, rows);
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <torchfeed/datasets/convert_csv.h>
-#include <torchfeed/datasets/npy_writer.h>
+#include <torchfeed/datasets/npy/npy_writer.h>
 #include <torchfeed/datasets/row_statistics.h>
 
 #include <cstdint>

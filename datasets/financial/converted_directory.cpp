@@ -16,7 +16,6 @@ namespace {
 struct Meta {
   std::string instrument;
   RowType type = RowType::kFloat32;
-  std::string npy_type;
   std::int64_t rows = 0;
   std::vector<std::string> columns;
 };
@@ -25,19 +24,10 @@ struct Meta {
   throw DataError(path + ": expected what convert writes, got " + what);
 }
 
-void read_type(const std::string& path, const std::string& name, Meta& meta) {
-  if (name == "float32") {
-    meta.type = RowType::kFloat32;
-    meta.npy_type = "f4";
-  } else if (name == "float16") {
-    meta.type = RowType::kFloat16;
-    meta.npy_type = "f2";
-  } else if (name == "bfloat16") {
-    meta.type = RowType::kBFloat16;
-    meta.npy_type = "u2";  // NumPy has no such type
-  } else {
-    refuse(path, "dtype '" + name + "'");
-  }
+RowType read_type(const std::string& path, const std::string& name) {
+  const auto type = row_type(name);
+  if (!type || name != name_of(*type)) refuse(path, "dtype '" + name + "'");
+  return *type;
 }
 
 Meta read_meta(const OpenDirectory& directory) {
@@ -56,7 +46,7 @@ Meta read_meta(const OpenDirectory& directory) {
     meta.instrument = json.at("instrument").get<std::string>();
     meta.rows = json.at("rows").get<std::int64_t>();
     meta.columns = json.at("columns").get<std::vector<std::string>>();
-    read_type(path, json.at("dtype").get<std::string>(), meta);
+    meta.type = read_type(path, json.at("dtype").get<std::string>());
     return meta;
   } catch (const nlohmann::json::exception& error) {
     refuse(path, std::string("a fault in its JSON: ") + error.what());
@@ -111,7 +101,7 @@ Instrument open_files(const OpenDirectory& directory, FileAccess access) {
   }
   const std::int64_t blocks = (meta.rows + kStatisticsBlock - 1) / kStatisticsBlock;
   auto files = std::make_shared<const Files>(
-      Files{open_array(directory, "rows.npy", meta.npy_type, {meta.rows, columns}, access),
+      Files{open_array(directory, "rows.npy", npy_type_of(meta.type), {meta.rows, columns}, access),
             open_array(directory, "times.npy", "i8", {meta.rows}, access),
             open_array(directory, "statistics.npy", "f8", {blocks, columns, 2}, FileAccess::kNormal)});
   check_statistics(files->statistics, meta);

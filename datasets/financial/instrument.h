@@ -1,6 +1,7 @@
 #pragma once
 
 #include <torchfeed/datasets/row_statistics.h>
+#include <torchfeed/datasets/row_type.h>
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -15,9 +16,6 @@
 #include <vector>
 
 namespace torchfeed::datasets::financial {
-
-/// How the values of rows are stored.
-enum class RowType { kFloat32, kFloat16, kBFloat16 };
 
 /// The rows of one instrument, oldest first, with the times of their bars: in memory or mapped, shared by all views of
 /// them and never changed. Any thread may read.

@@ -1,5 +1,5 @@
 #include <torchfeed/datasets/data_error.h>
-#include <torchfeed/datasets/npy_writer.h>
+#include <torchfeed/datasets/npy/npy_writer.h>
 
 #include <fcntl.h>
 #include <sys/stat.h>
