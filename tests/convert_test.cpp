@@ -393,11 +393,12 @@ TEST(ConvertTest, WritesHalvesAndRefusesWhatTheyCannotHold) {
                 ": column 'volume': expected a number that float16 can hold, got 70000.000000 at 2020-01-04T00:00:00Z "
                 "(leave the column out, or take another type)");
   EXPECT_EQ(files_in(dir.file("f16")), std::vector<std::string>{});
-  convert_csv(path, dir.file("f16"), {.features = {{}}, .dtype = RowType::kFloat16, .csv = {.columns = {"close"}}});
+  convert_csv(path, dir.file("f16"),
+              {.features = std::vector<std::string>{}, .dtype = RowType::kFloat16, .csv = {.columns = {"close"}}});
   EXPECT_EQ(read_text(dir.file("f16/x/rows.npy")).substr(0, 128), NpyWriter::header("<f2", {2}, 2));
   EXPECT_EQ(numbers_in<std::uint16_t>(dir.file("f16/x/rows.npy"))[0], 0x4248);  // 3.140625
   EXPECT_NEAR(numbers_in<double>(dir.file("f16/x/statistics.npy"))[0], (3.140625 + 2) / 2, 1e-12);
-  convert_csv(path, dir.file("bf16"), {.features = {{}}, .dtype = RowType::kBFloat16});
+  convert_csv(path, dir.file("bf16"), {.features = std::vector<std::string>{}, .dtype = RowType::kBFloat16});
   EXPECT_EQ(read_text(dir.file("bf16/x/rows.npy")).substr(0, 128), NpyWriter::header("<u2", {3}, 2));
   EXPECT_EQ(numbers_in<std::uint16_t>(dir.file("bf16/x/rows.npy"))[0], 0x4049);
   EXPECT_EQ(json::parse(read_text(dir.file("bf16/x/meta.json")))["dtype"], "bfloat16");

@@ -7,6 +7,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -188,6 +190,7 @@ void Engine::post(std::uint32_t index, const BatchId& id, std::uint16_t worker, 
   slot.id = id;
   slot.position = position;
   in_flight_.push_back(index);
+  ring_.header().trainer_cpu.store(::sched_getcpu(), std::memory_order_relaxed);
   ring_.post(index, next_ticket_++, worker);
 }
 

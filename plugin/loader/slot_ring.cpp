@@ -1,6 +1,7 @@
 #include <torchfeed/plugin/loader/futex.h>
 #include <torchfeed/plugin/loader/slot_ring.h>
 
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -82,6 +83,10 @@ SlotRing::SlotRing(std::uint32_t slot_count, std::uint64_t budget_bytes, std::ui
   header_ = new (base) RingHeader{};
   header_->slot_count = slot_count;
   header_->spins.store(spins, std::memory_order_relaxed);
+  for (auto& cpu : header_->worker_cpu) {
+    cpu.store(-1, std::memory_order_relaxed);
+  }
+  header_->trainer_cpu.store(::sched_getcpu(), std::memory_order_relaxed);
   header_->slot_bytes = slot_bytes;
   header_->budget_bytes = budget_bytes;
   header_->most_deaths = kMaxDeaths;

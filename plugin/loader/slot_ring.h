@@ -130,6 +130,7 @@ struct RingHeader {
   std::atomic<std::uint32_t> calls;         ///< how often the fork server was told of a new target_workers
   std::atomic<std::uint64_t> first_ticket;  ///< nobody waits for batches of older ones
   std::atomic<std::uint32_t> spins;         ///< looks before sleeping; 0 where processes outnumber cores
+  std::atomic<std::int32_t> trainer_cpu;    ///< where it was when it last posted a request; -1: not known
 
   // The trainer's wish, taken back by the worker that meets it; and a worker's, taken back by the trainer.
   alignas(64) std::atomic<std::uint64_t> awaited;
@@ -146,6 +147,7 @@ struct RingHeader {
   // One bit a worker: set by itself before it sleeps, cleared by who wakes it (or buries it).
   alignas(64) std::atomic<std::uint64_t> sleeping[kMaxWorkers / 64];
   std::atomic<std::uint32_t> worker_wake[kMaxWorkers];  ///< futexes
+  std::atomic<std::int32_t> worker_cpu[kMaxWorkers];    ///< where each was when it last looked; -1: none
 };
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free &&

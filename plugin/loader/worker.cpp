@@ -1,5 +1,6 @@
 #include <torchfeed/plugin/loader/batch_scope.h>
 #include <torchfeed/plugin/loader/worker.h>
+#include <torchfeed/plugin/loader/worker_place.h>
 
 #include <chrono>
 #include <exception>
@@ -26,9 +27,11 @@ void run_worker(const WorkerJob& job, int id) {
   } catch (...) {
     init_error = std::current_exception();
   }
+  WorkerPlace place(ring, id, std::chrono::steady_clock::now());
   while (const auto index = ring.wait_for_work(static_cast<std::uint32_t>(id))) {
     Slot& slot = ring.slot(*index);
     const auto begin = std::chrono::steady_clock::now();
+    place.look(begin);
     slot.produce_begin = nanoseconds(begin.time_since_epoch());
     SlotState result = SlotState::kDone;
     try {
