@@ -12,7 +12,6 @@ import argparse
 import gc
 import hashlib
 import inspect
-import itertools
 import json
 import multiprocessing
 import os
@@ -20,10 +19,11 @@ import platform
 import resource
 import sys
 import time
+import warnings
 
 try:
     import torch
-    from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+    from torch.utils.data import BatchSampler, DataLoader, Dataset
 except ImportError as error:
     if "-h" not in sys.argv and "--help" not in sys.argv:
         print(f"python_loader: skipped: {sys.executable} has no PyTorch ({error}); "
@@ -34,7 +34,8 @@ except ImportError as error:
 # As in loader_bench/workloads.cpp.
 LENGTH, FEATURES, ROWS, IMAGES = 50, 5, 100_000, 64
 WORKLOADS = ("windows", "windows_batch", "images", "burn", "wait", "tail", "noop")
-LAST_DELAY = 160  # in tail, one sample in so many takes 40 ms
+TAIL_PERIOD = 160  # in tail, one sample in so many takes 40 ms
+LEAST_BATCHES, SHORT_EPOCHS = 4, 4
 
 
 class Computing:
@@ -67,17 +68,14 @@ class Computing:
 class Samples(Dataset):
     """A sample by its index, and a batch by a list of indices."""
 
-    def __init__(self, workload, size):
-        self.workload, self.size = workload, size
+    def __init__(self, workload):
+        self.workload = workload
         if workload.startswith("windows"):
             table = torch.rand(ROWS, FEATURES)
             self.table = table
             self.windows = table.as_strided((ROWS - LENGTH, LENGTH, FEATURES), (FEATURES, FEATURES, 1))
         elif workload == "images":
             self.images = torch.randint(0, 256, (IMAGES, 3, 224, 224), dtype=torch.uint8)
-
-    def __len__(self):
-        return self.size
 
     def __getitem__(self, index):
         return self.batch(index) if isinstance(index, list) else self.sample(index)
@@ -93,7 +91,7 @@ class Samples(Dataset):
         elif self.workload == "wait":
             time.sleep(0.002)
         elif self.workload == "tail":
-            time.sleep(0.040 if index % LAST_DELAY == LAST_DELAY - 1 else 0.0005)
+            time.sleep(0.040 if index % TAIL_PERIOD == TAIL_PERIOD - 1 else 0.0005)
         return torch.full((1,), float(index))
 
     def batch(self, indices):
@@ -108,9 +106,20 @@ def fetches_of(workload):
     return {"images": ("sample", "batch"), "windows_batch": ("batch",), "noop": ("batch",)}.get(workload, ("sample",))
 
 
-def make_loader(setting, task):
-    dataset = setting["dataset"]
-    dataset.size = task["batches"] * task["batch_size"]
+class Sampler:
+    """0, 1, 2 ... until it is told to end, or for so many batches. DataLoader draws from it in this process."""
+
+    def __init__(self, batch_size):
+        self.batch_size, self.batches, self.ended = batch_size, None, False
+
+    def __iter__(self):
+        index = 0
+        while not self.ended and (self.batches is None or index < self.batches * self.batch_size):
+            yield index
+            index += 1
+
+
+def make_loader(setting, task, sampler):
     options = {"num_workers": setting["workers"]}
     if setting["workers"] > 0:
         options.update(multiprocessing_context="fork", persistent_workers=True,
@@ -118,9 +127,9 @@ def make_loader(setting, task):
         if not setting["in_order"]:
             options["in_order"] = False
     if setting["fetch"] == "batch":
-        sampler = BatchSampler(SequentialSampler(dataset), task["batch_size"], drop_last=False)
-        return DataLoader(dataset, sampler=sampler, batch_size=None, **options)
-    return DataLoader(dataset, batch_size=task["batch_size"], **options)
+        batches = BatchSampler(sampler, task["batch_size"], drop_last=True)
+        return DataLoader(setting["dataset"], sampler=batches, batch_size=None, **options)
+    return DataLoader(setting["dataset"], batch_size=task["batch_size"], sampler=sampler, drop_last=True, **options)
 
 
 def cpu_seconds(pid):
@@ -140,78 +149,91 @@ def proportional_set_mb(pid):
         return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024 / 1e6
 
 
-def run_epoch(setting, task):
-    """A new loader's first epoch, and the first batch of its second one. Times are seconds."""
-    pids = lambda: [process.pid for process in multiprocessing.active_children()]
-    own_before, descriptors_before = own_cpu_seconds(), len(os.listdir("/proc/self/fd"))
+def worker_pids():
+    return [process.pid for process in multiprocessing.active_children()]
+
+
+def run_timed(batches, sampler, task, run):
+    """An epoch that ends when the time is over. The steady part is without the first batches (the first 50 or 5 % of
+    them, at most a third) and those that were asked for before the end."""
     begin = time.perf_counter()
-    loader = make_loader(setting, task)
-    batches = iter(loader)
-    next(batches)
-    epoch = {"first_batch": time.perf_counter() - begin, "waiting": 0.0}
-    unsettled = min(max(50, task["batches"] // 20), task["batches"] // 2)
-    intervals = []
-    settled = last = time.perf_counter()
-    for count in itertools.count(1):
+    times, waited, timed = [begin], 0.0, None
+    while True:
         if task["step_ms"] > 0:
             Computing.compute_for(task["step_ms"])
         asked = time.perf_counter()
+        if timed is None and len(times) >= LEAST_BATCHES and asked - begin > task["seconds"]:
+            timed, sampler.ended = len(times) - 1, True
         more = next(batches, None) is not None
         now = time.perf_counter()
-        epoch["waiting"] += now - asked
-        intervals.append(now - last)
-        last = now
-        if count == unsettled:
-            settled = now
+        waited += now - asked
         if not more:
-            epoch["pace"] = (count - unsettled) / (last - settled)
             break
-    epoch["seconds"] = last - begin
-    epoch["trainer_cpu"] = own_cpu_seconds() - own_before
-    epoch["worker_cpu"] = sum(map(cpu_seconds, pids()))
-    epoch["pss_mb"] = sum(map(proportional_set_mb, [os.getpid(), *pids()]))
-    epoch["descriptors"] = len(os.listdir("/proc/self/fd")) - descriptors_before
-    again = time.perf_counter()
+        times.append(now)
+    first = min(max(50, timed // 20), timed // 3)
+    intervals = sorted(times[i + 1] - times[i] for i in range(first, timed))
+    run["batches"] = len(times)
+    run["waiting_share"] = waited / (now - begin)
+    run["pace"] = (timed - first) / (times[timed] - times[first])
+    run["p50"] = intervals[len(intervals) // 2]
+    run["p99"] = intervals[len(intervals) * 99 // 100]
+
+
+def run_loader(setting, task):
+    """A new loader: an epoch for the time asked for, then short ones for how long it takes to get from one to the next.
+    Seconds, but where a name says otherwise."""
+    run = {}
+    own_before, descriptors_before = own_cpu_seconds(), len(os.listdir("/proc/self/fd"))
+    begin = time.perf_counter()
+    sampler = Sampler(task["batch_size"])
+    loader = make_loader(setting, task, sampler)
     batches = iter(loader)
     next(batches)
-    epoch["later_first_batch"] = time.perf_counter() - again
-    epoch["turnaround"] = time.perf_counter() - last
-    intervals.sort()
-    epoch["p50"] = intervals[len(intervals) // 2]
-    epoch["p99"] = intervals[len(intervals) * 99 // 100]
+    run["first_batch"] = time.perf_counter() - begin
+    run_timed(batches, sampler, task, run)
+    run["trainer_cpu"] = own_cpu_seconds() - own_before
+    run["worker_cpu"] = sum(map(cpu_seconds, worker_pids()))
+    sampler.ended, sampler.batches = False, max(1, setting["workers"])
+    first_batches, turnarounds = [], []
+    for _ in range(SHORT_EPOCHS):
+        last = time.perf_counter()
+        ended = next(batches, None)
+        assert ended is None, "the epoch before has not ended"
+        begin = time.perf_counter()
+        batches = iter(loader)
+        next(batches)
+        now = time.perf_counter()
+        first_batches.append(now - begin)
+        turnarounds.append(now - last)
+        run["pss_mb"] = sum(map(proportional_set_mb, [os.getpid(), *worker_pids()]))
+        for _ in batches:
+            pass
+    run["descriptors"] = len(os.listdir("/proc/self/fd")) - descriptors_before
+    run["later_first_batch"], run["turnaround"] = median(first_batches), median(turnarounds)
     del batches, loader
     gc.collect()
-    return epoch
-
-
-def batches_for(dataset, fetch, task, seconds):
-    """As many batches as an inline loader makes in the time given, but at least 40."""
-    setting = {"dataset": dataset, "workers": 0, "fetch": fetch, "in_order": True}
-    batches = 8
-    while True:
-        epoch = run_epoch(setting, {**task, "batches": batches})
-        if epoch["seconds"] > 0.05 * seconds or batches > 1_000_000:
-            return int(min(max(epoch["pace"] * seconds, 40), 2_000_000))
-        batches *= 4
+    return run
 
 
 def settings_of(workload, workers):
-    datasets = Samples(workload, 1)
+    dataset = Samples(workload)
     takes_order = "in_order" in inspect.signature(DataLoader.__init__).parameters
     for fetch in fetches_of(workload):
         for count in workers:
             orders = (True, False) if workload == "tail" and takes_order and count > 1 else (True,)
             for in_order in orders:
-                yield {"dataset": datasets, "fetch": fetch, "workers": count, "in_order": in_order}
+                yield {"dataset": dataset, "fetch": fetch, "workers": count, "in_order": in_order}
 
 
 def median(values):
     return sorted(values)[len(values) // 2]
 
 
-def row_of(workload, setting, task, epochs):
-    middle = lambda name: median([epoch[name] for epoch in epochs])
-    paces = [epoch["pace"] * task["batch_size"] for epoch in epochs]
+def row_of(workload, setting, task, runs):
+    def middle(name):
+        return median([run[name] for run in runs])
+
+    paces = [run["pace"] * task["batch_size"] for run in runs]
     return {
         "workload": workload,
         "loader": "python",
@@ -221,7 +243,7 @@ def row_of(workload, setting, task, epochs):
         "workers": setting["workers"],
         "step_ms": task["step_ms"],
         "batch_size": task["batch_size"],
-        "batches": task["batches"],
+        "batches": middle("batches"),
         "samples_per_second": median(paces),
         "samples_per_second_low": min(paces),
         "samples_per_second_high": max(paces),
@@ -230,25 +252,24 @@ def row_of(workload, setting, task, epochs):
         "first_batch_ms": 1e3 * middle("first_batch"),
         "later_first_batch_ms": 1e3 * middle("later_first_batch"),
         "turnaround_ms": 1e3 * middle("turnaround"),
-        "waiting_share": median([epoch["waiting"] / epoch["seconds"] for epoch in epochs]),
+        "waiting_share": middle("waiting_share"),
         "trainer_cpu_seconds": middle("trainer_cpu"),
         "worker_cpu_seconds": middle("worker_cpu"),
-        "peak_pss_mb": max(epoch["pss_mb"] for epoch in epochs),
-        "descriptors": max(epoch["descriptors"] for epoch in epochs),
+        "peak_pss_mb": max(run["pss_mb"] for run in runs),
+        "descriptors": max(run["descriptors"] for run in runs),
     }
 
 
 def measure(workload, task, options):
     settings = list(settings_of(workload, options.workers))
-    task["batches"] = batches_for(settings[0]["dataset"], settings[0]["fetch"], task, options.seconds)
-    print(f"\n{workload}, steps of {task['step_ms']:g} ms, {task['batches']} batches")
+    print(f"\n{workload}, steps of {task['step_ms']:g} ms")
     print(f"  {'':20} {'samples/s':>12} {'us/batch':>9} {'p50 us':>9} {'p99 us':>9} {'first ms':>8} {'waiting':>7}",
           flush=True)
-    epochs = [[] for _ in settings]
+    runs = [[] for _ in settings]
     for _ in range(options.repeats):
-        for setting, of_setting in zip(settings, epochs):
-            of_setting.append(run_epoch(setting, task))
-    rows = [row_of(workload, setting, task, of_setting) for setting, of_setting in zip(settings, epochs)]
+        for setting, of_setting in zip(settings, runs):
+            of_setting.append(run_loader(setting, task))
+    rows = [row_of(workload, setting, task, of_setting) for setting, of_setting in zip(settings, runs)]
     for row in rows:
         name = f"python {row['workers']}" + (", batch fetch" if row["fetch"] == "batch" else "")
         name += "" if row["in_order"] else ", any order"
@@ -313,14 +334,15 @@ def options_of(arguments):
                         help="milliseconds of computing a batch, in the training loop (default 0)")
     parser.add_argument("--batch-size", type=positive(int), default=32)
     parser.add_argument("--prefetch-factor", type=positive(int), default=2, help="batches ahead, a worker (default 2)")
-    parser.add_argument("--repeats", type=positive(int), default=3, help="epochs of each setting, interleaved")
-    parser.add_argument("--seconds", type=positive(float), default=1.0, help="an inline epoch takes about so long")
+    parser.add_argument("--repeats", type=positive(int), default=3, help="runs of each setting, all settings in turn")
+    parser.add_argument("--seconds", type=positive(float), default=1.0, help="a run is timed for so long")
     parser.add_argument("--json", metavar="FILE", help="a file for all figures")
     return parser.parse_args(arguments)
 
 
 def main(arguments):
     options = options_of(arguments)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: asked for
     Computing.calibrate()
     print(f"Python {platform.python_version()}, PyTorch {torch.__version__}, {os.cpu_count()} CPUs, "
           f"{torch.get_num_threads()} intra-op threads; batches of {options.batch_size}, "
@@ -328,7 +350,8 @@ def main(arguments):
     rows = []
     for workload in options.workloads:
         for step_ms in options.step_ms:
-            task = {"step_ms": step_ms, "batch_size": options.batch_size, "prefetch_factor": options.prefetch_factor}
+            task = {"step_ms": step_ms, "batch_size": options.batch_size, "prefetch_factor": options.prefetch_factor,
+                    "seconds": options.seconds}
             rows += measure(workload, task, options)
     report = {
         "schema": 1,
