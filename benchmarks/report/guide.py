@@ -1,6 +1,6 @@
 """What guides to training from the field advise, and what it brings here."""
 
-from targets import NO_PYTHON, first_of, number, ratio
+from targets import first_of, number, ratio
 
 
 def gain(results, workload, workers):
@@ -21,6 +21,12 @@ def gain(results, workload, workers):
 def waiting(results):
     counts = sorted({row["workers"] for row in results.select("wait", "torchfeed", workers="fixed")} - {0, 1})
     return "; ".join(filter(None, (gain(results, "wait", count) for count in counts)))
+
+
+def computing(results):
+    micro = results.micro.get("speed_up/compute_2_processes", {})
+    by_map = f"parallel_map in 2 processes {number(micro['speed_up'])}x" if "speed_up" in micro else ""
+    return "; ".join(filter(None, (gain(results, "burn", 2), by_map)))
 
 
 def conversion(results):
@@ -66,7 +72,7 @@ def threads(results):
     """Steps a second by threads, against as many threads as there are physical cores."""
     cores, logical = results.machine.get("physical_cores"), results.machine.get("logical_cpus")
     by_model = {}
-    for model, count, seconds in results.threads:
+    for (model, count), seconds in results.threads.items():
         by_model.setdefault(model, {})[count] = seconds
     texts = []
     for model, times in by_model.items():
@@ -86,7 +92,7 @@ def rows_of(results):
     rows = [
         ("Loading that waits for disk or network: more workers than cores", "2–4x", waiting(results)),
         ("Preprocessing that computes: a worker a core", f"3–7x with cores for it; 1.9x on 2 (here: {cores})",
-         gain(results, "burn", 2)),
+         computing(results)),
         ("Format conversion in one pass", "2–3x", conversion(results)),
         ("Small data: few workers or none", "0–2 workers", small_data(results)),
         ("Persistent workers", "no start-up an epoch", persistent(results)),
@@ -124,6 +130,3 @@ def why(results, workload, ours):
     if gain_of_workers < 1.05:
         return cost + "; workers change little"
     return cost + f"; workers overlap it: {number(gain_of_workers)}x inline"
-
-
-__all__ = ["rows_of", "fastest", "NO_PYTHON"]

@@ -25,6 +25,10 @@ th{font-weight:600;color:var(--soft)}td.wide{min-width:13rem}td.n{font-variant-n
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1rem 1.4rem}
 figure{margin:0;color:var(--soft);max-width:34rem}figcaption{color:var(--ink);font-weight:600;font-size:.92rem}
 svg{width:100%;height:auto;display:block}
+@media(max-width:40rem){.cards thead{display:none}.cards tr{display:grid;grid-template-columns:auto 1fr auto;
+gap:.1rem .8rem;padding:.5rem 0;border-bottom:1px solid var(--line)}.cards td{border:0;padding:0;min-width:0}
+.cards td:nth-child(2){grid-column:1/-1;order:-1}.cards td:nth-child(4){order:1}.cards td:nth-child(3){order:2}
+.cards td:nth-child(5){grid-column:1/-1;order:3}}
 pre{overflow-x:auto;background:var(--head);padding:.7rem;font-size:.78rem}summary{cursor:pointer;color:var(--soft)}
 """
 
@@ -46,11 +50,11 @@ def cell(text, kind=""):
     return f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(str(text))}</td>"
 
 
-def table(head, rows):
-    """`rows`: lists of cells."""
+def table(head, rows, kind="scroll"):
+    """`rows`: lists of cells. It scrolls where it is too wide; `kind` "cards": its rows are cards on a phone."""
     heads = "".join(f"<th>{escape(text)}</th>" for text in head)
     body = "".join(f"<tr>{''.join(cells)}</tr>\n" for cells in rows)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
+    return f'<div class="{kind}"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
 
 
 def failures_of(parts, folder):
@@ -82,7 +86,7 @@ def summary(results, lines):
 def targets_table(lines):
     rows = [[cell(SIGNS[line.verdict], f"n {line.verdict}"), cell(line.what, "wide"), cell(line.target, "n"),
              cell(line.measured or "–"), cell(line.why, "wide soft")] for line in lines]
-    return "<h2>Figures to reach</h2>\n" + table(("", "figure", "target", "measured", "how, or why not"), rows)
+    return "<h2>Figures to reach</h2>\n" + table(("", "figure", "target", "measured", "how, or why not"), rows, "cards")
 
 
 def fastest_table(results):

@@ -211,7 +211,8 @@ def waiting(results, workload):
     """Share of time that the training loop waits, by its step. None with fewer than two steps."""
     series = {}
     for row in results.select(workload, step_ms=None):
-        if row.waiting_share is None or row["loader"] == "limit" or row.mode == "thread" and row["loader"] == "torchfeed":
+        if (row.waiting_share is None or row["loader"] == "limit" or row["workers"] not in (0, 2, "auto")
+                or row["loader"] == "torchfeed" and row.mode == "thread"):
             continue
         key = "auto" if row["workers"] == "auto" else "process" if row["loader"] == "torchfeed" else row["loader"]
         key += ", inline" if row["workers"] == 0 else ""
@@ -234,7 +235,7 @@ def waiting(results, workload):
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.set_ylim(0, 104)
     axes.set_xlabel("training step, ms a batch")
-    axes.set_title("% of the time waiting for data", fontsize=8.5)
+    axes.set_title("% of the time waiting for data, 2 workers", fontsize=8.5)
     label_ends(axes, ends)
     return figure
 

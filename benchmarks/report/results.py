@@ -64,7 +64,7 @@ def checked_row(row, where):
 
 class Results:
     def __init__(self):
-        self.rows, self.micro, self.threads, self.parts, self.errors = [], {}, [], [], []
+        self.rows, self.micro, self.threads, self.parts, self.errors = [], {}, {}, [], []
         self.optimizer, self.csv = {}, {}
         self.optimizer_head = self.csv_head = ""
         self.machine, self.versions, self.settings = {}, {}, {}
@@ -163,13 +163,15 @@ def read_csv_bench(results, path):
 
 
 def read_threads(results, path):
-    """Lines as: mlp 2 0.0123 -- a model, OMP_NUM_THREADS, seconds a step."""
+    """Lines as: mlp 2 0.0123 -- a model, OMP_NUM_THREADS, seconds a step; several of one are repeats."""
+    repeats = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = line.split()
         try:
-            results.threads.append((fields[0], int(fields[1]), float(fields[2])))
+            repeats.setdefault((fields[0], int(fields[1])), []).append(float(fields[2]))
         except (IndexError, ValueError):
             raise BadInput(f"{path.name}: expected a model, threads and seconds, got: {line}") from None
+    results.threads = {key: median(times) for key, times in repeats.items()}
 
 
 def read_parts(results, path):

@@ -62,7 +62,7 @@ def first_of(rows):
     return rows[0] if rows else None
 
 
-NO_PYTHON = "Python's DataLoader was not measured: see the parts below"
+NO_PYTHON = "no figures of Python's DataLoader: it takes a python3 with PyTorch (Debian: python3-torch)"
 
 
 def windows(results, table):
