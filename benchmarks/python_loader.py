@@ -68,8 +68,8 @@ class Computing:
 class Samples(Dataset):
     """A sample by its index, and a batch by a list of indices."""
 
-    def __init__(self, workload):
-        self.workload = workload
+    def __init__(self, workload, batch_bytes=None):
+        self.workload, self.batch_bytes = workload, batch_bytes
         if workload.startswith("windows"):
             table = torch.rand(ROWS, FEATURES)
             self.table = table
@@ -95,6 +95,8 @@ class Samples(Dataset):
         return torch.full((1,), float(index))
 
     def batch(self, indices):
+        if self.workload == "untouched":
+            return torch.empty(self.batch_bytes, dtype=torch.uint8)
         if self.workload == "noop":
             return torch.empty(len(indices))
         if self.workload == "images":
@@ -103,7 +105,9 @@ class Samples(Dataset):
 
 
 def fetches_of(workload):
-    return {"images": ("sample", "batch"), "windows_batch": ("batch",), "noop": ("batch",)}.get(workload, ("sample",))
+    if workload in ("windows_batch", "noop", "untouched"):
+        return ("batch",)
+    return ("sample", "batch") if workload == "images" else ("sample",)
 
 
 class Sampler:
@@ -157,6 +161,7 @@ def run_timed(batches, sampler, task, run):
     """An epoch that ends when the time is over. The steady part is without the first batches (the first 50 or 5 % of
     them, at most a third) and those that were asked for before the end."""
     begin = time.perf_counter()
+    cpu_before = own_cpu_seconds()
     times, waited, timed = [begin], 0.0, None
     while True:
         if task["step_ms"] > 0:
@@ -173,6 +178,7 @@ def run_timed(batches, sampler, task, run):
     first = min(max(50, timed // 20), timed // 3)
     intervals = sorted(times[i + 1] - times[i] for i in range(first, timed))
     run["batches"] = len(times)
+    run["trainer_cpu_a_batch"] = (own_cpu_seconds() - cpu_before) / len(times)
     run["waiting_share"] = waited / (now - begin)
     run["pace"] = (timed - first) / (times[timed] - times[first])
     run["p50"] = intervals[len(intervals) // 2]
@@ -215,8 +221,9 @@ def run_loader(setting, task):
     return run
 
 
-def settings_of(workload, workers):
-    dataset = Samples(workload)
+def settings_of(task, workers):
+    workload = task["workload"]
+    dataset = Samples(workload, task.get("batch_bytes"))
     takes_order = "in_order" in inspect.signature(DataLoader.__init__).parameters
     for fetch in fetches_of(workload):
         for count in workers:
@@ -229,13 +236,15 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-def row_of(workload, setting, task, runs):
+def row_of(setting, task, runs):
     def middle(name):
         return median([run[name] for run in runs])
 
     paces = [run["pace"] * task["batch_size"] for run in runs]
+    size = {"batch_bytes": task["batch_bytes"]} if "batch_bytes" in task else {}
     return {
-        "workload": workload,
+        "workload": task["workload"],
+        **size,
         "loader": "python",
         "mode": "process" if setting["workers"] > 0 else "inline",
         "fetch": setting["fetch"],
@@ -254,22 +263,24 @@ def row_of(workload, setting, task, runs):
         "turnaround_ms": 1e3 * middle("turnaround"),
         "waiting_share": middle("waiting_share"),
         "trainer_cpu_seconds": middle("trainer_cpu"),
+        "trainer_us_per_batch": 1e6 * middle("trainer_cpu_a_batch"),
         "worker_cpu_seconds": middle("worker_cpu"),
         "peak_pss_mb": max(run["pss_mb"] for run in runs),
         "descriptors": max(run["descriptors"] for run in runs),
     }
 
 
-def measure(workload, task, options):
-    settings = list(settings_of(workload, options.workers))
-    print(f"\n{workload}, steps of {task['step_ms']:g} ms")
+def measure(task, options):
+    settings = list(settings_of(task, options.workers))
+    size = f" batches of {task['batch_bytes']} bytes," if "batch_bytes" in task else ""
+    print(f"\n{task['workload']},{size} steps of {task['step_ms']:g} ms")
     print(f"  {'':20} {'samples/s':>12} {'us/batch':>9} {'p50 us':>9} {'p99 us':>9} {'first ms':>8} {'waiting':>7}",
           flush=True)
     runs = [[] for _ in settings]
     for _ in range(options.repeats):
         for setting, of_setting in zip(settings, runs):
             of_setting.append(run_loader(setting, task))
-    rows = [row_of(workload, setting, task, of_setting) for setting, of_setting in zip(settings, runs)]
+    rows = [row_of(setting, task, of_setting) for setting, of_setting in zip(settings, runs)]
     for row in rows:
         name = f"python {row['workers']}" + (", batch fetch" if row["fetch"] == "batch" else "")
         name += "" if row["in_order"] else ", any order"
@@ -332,12 +343,23 @@ def options_of(arguments):
                         help="numbers of workers (default 0,1,2,4)")
     parser.add_argument("--step-ms", type=list_of(float), default=[0.0], metavar="A,B",
                         help="milliseconds of computing a batch, in the training loop (default 0)")
+    parser.add_argument("--batch-bytes", type=list_of(int), default=[], metavar="N,M",
+                        help="in place of all workloads: batches of so many bytes that nobody writes")
     parser.add_argument("--batch-size", type=positive(int), default=32)
     parser.add_argument("--prefetch-factor", type=positive(int), default=2, help="batches ahead, a worker (default 2)")
     parser.add_argument("--repeats", type=positive(int), default=3, help="runs of each setting, all settings in turn")
     parser.add_argument("--seconds", type=positive(float), default=1.0, help="a run is timed for so long")
     parser.add_argument("--json", metavar="FILE", help="a file for all figures")
     return parser.parse_args(arguments)
+
+
+def tasks_of(options):
+    common = {"batch_size": options.batch_size, "prefetch_factor": options.prefetch_factor, "seconds": options.seconds}
+    if options.batch_bytes:
+        return [{"workload": "untouched", "step_ms": 0.0, "batch_bytes": size, **common, "batch_size": 1}
+                for size in options.batch_bytes]
+    return [{"workload": workload, "step_ms": step_ms, **common}
+            for workload in options.workloads for step_ms in options.step_ms]
 
 
 def main(arguments):
@@ -348,11 +370,8 @@ def main(arguments):
           f"{torch.get_num_threads()} intra-op threads; batches of {options.batch_size}, "
           f"prefetch_factor {options.prefetch_factor}, {options.repeats} repeats, medians")
     rows = []
-    for workload in options.workloads:
-        for step_ms in options.step_ms:
-            task = {"step_ms": step_ms, "batch_size": options.batch_size, "prefetch_factor": options.prefetch_factor,
-                    "seconds": options.seconds}
-            rows += measure(workload, task, options)
+    for task in tasks_of(options):
+        rows += measure(task, options)
     report = {
         "schema": 1,
         "machine": machine(),

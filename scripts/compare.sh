@@ -29,7 +29,7 @@ fail() {
 }
 
 workloads=(windows windows_batch images images_converter burn wait tail noop)
-parts=("${workloads[@]/#/loader_}" loader_steps python_loader python_steps loader_micro converter_micro parallel_map_micro
+parts=("${workloads[@]/#/loader_}" loader_steps python_loader python_steps python_sizes loader_micro converter_micro parallel_map_micro
   optimizer_gain threads csv_bench)
 
 quick=false resume=false install=true output='' only=()
@@ -136,6 +136,10 @@ command_of() {
     python_steps)
       command=("$torch_python" "$PWD/benchmarks/python_loader.py" --workloads 'windows,images' --workers 2
         --step-ms '2,5,10,20')
+      ;;
+    python_sizes)
+      command=("$torch_python" "$PWD/benchmarks/python_loader.py" --workers 1
+        --batch-bytes '4096,65536,1048576,16777216,33554432')
       ;;
     python_loader) command=("$torch_python" "$PWD/benchmarks/python_loader.py" --workers '0,1,2,4') ;;
     optimizer_gain) file=$1.txt command=("$bin/optimizer_gain" --rounds "$rounds" --seconds 0.3 --patience 0) ;;

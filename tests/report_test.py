@@ -49,6 +49,8 @@ def loaders():
 
 def python_loader():
     rows = [row("windows", "python", "process", workers, 3e4, fetch="sample") for workers in (1, 2)]
+    rows += [row("untouched", "python", "process", 1, 1e3, batch_bytes=size, trainer_us_per_batch=200.0)
+             for size in (4096, 33554432)]
     return {"schema": 1, "machine": {}, "versions": {"python": "3.11.2", "torch": "1.13.0"}, "settings": {}, "rows": rows}
 
 
@@ -107,6 +109,7 @@ class ReportTest(unittest.TestCase):
         code, output, page = self.make()
         self.assertEqual(code, 0, output)
         self.assertIn("A &lt;CPU&gt;", page)
+        self.assertNotIn("untouched", page)
         for word in ("<script", "http-equiv", "src=", "@import", "url(http"):
             self.assertNotIn(word, page)
         self.assertIn("speed against 2 threads: mlp: 0.50x with 1, 0.50x with 4", page)

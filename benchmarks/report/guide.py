@@ -49,8 +49,8 @@ def small_data(results):
         best = max(rows, key=lambda row: row["samples_per_second"], default=None)
         most = max(rows, key=lambda row: row["workers"], default=None)
         if best and most and len(rows) > 1:
-            texts.append(f"{workload}: {best.name} is fastest"
-                         + ("" if most is best else f", {most.name} make {number(100 * ratio(most, best))} % of it"))
+            texts.append(f"{workload}: fastest {'inline' if best['workers'] == 0 else 'with ' + best.name}"
+                         + ("" if most is best else f", {number(100 * ratio(most, best))} % of it with {most.name}"))
     return "; ".join(texts)
 
 

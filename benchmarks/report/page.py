@@ -38,8 +38,8 @@ SECTIONS = (
      "in processes. Dashed: the physical limit of the workload."),
     ("first_batch", "Time to the first batch", "From making the loader to its first batch, and of a later epoch with "
      "the same workers."),
-    ("overhead", "What a batch costs, by its size", "The CPU time that the training loop spends on a batch does not "
-     "depend on the size, as nothing is copied there; copying it once takes as long as the dashed line."),
+    ("overhead", "What a batch costs, by its size", "CPU time that the training loop spends on a batch that one "
+     "worker process makes, whose bytes nobody writes; the dashed line is one memcpy of it."),
     ("waiting", "Waiting for data, by training step", "The share of an epoch that the loop spends in the loader."),
     ("auto", "kAuto against the sweep", "Each number is a fixed count of worker processes, the star is kAuto, the dashed "
      "line its target."),

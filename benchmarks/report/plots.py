@@ -60,7 +60,7 @@ def for_page(svg, label):
 
 def axes_of(width=4.0, height=2.9, right=0.74, left=0.155):
     figure, axes = plt.subplots(figsize=(width, height))
-    figure.subplots_adjust(left=left, right=right, top=0.9, bottom=0.16)
+    figure.subplots_adjust(left=left, right=right, top=0.9, bottom=0.47 / height)
     return figure, axes
 
 
@@ -182,27 +182,32 @@ def overhead(results):
     for name, run in results.micro.items():
         base, _, size = name.partition("/")
         if base == "consumer_cost":
-            lines.setdefault("consumer's CPU", {})[int(size)] = 1e6 * run["cpu_time"]
+            lines.setdefault("process", {})[int(size)] = 1e6 * run["cpu_time"]
         elif base == "memcpy_batch":
-            lines.setdefault("memcpy", {})[int(size)] = 1e6 * run["real_time"]
-    if "consumer's CPU" not in lines:
+            lines.setdefault("limit", {})[int(size)] = 1e6 * run["real_time"]
+    for row in results.sizes:
+        if row.trainer_us_per_batch:
+            lines.setdefault(row["loader"], {})[row.batch_bytes] = row.trainer_us_per_batch
+    if "process" not in lines:
         return None
-    figure, axes = axes_of(right=0.7)
+    figure, axes = axes_of()
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     ends = []
-    for name, points in lines.items():
-        key = "limit" if name == "memcpy" else "process"
+    for key, points in lines.items():
         sizes = sorted(points)
         axes.plot(sizes, [points[size] for size in sizes], color=COLOURS[key], marker=MARKERS[key],
                   linestyle="--" if key == "limit" else "-")
-        ends.append((sizes[-1], points[sizes[-1]], name, COLOURS[key]))
-    axes.set_xticks(sizes, [size_name(size).replace(" ", "\n") for size in sizes])
+        name = {"limit": "memcpy", "process": "torchfeed"}.get(key, NAMES[key])
+        ends.append((sizes[-1], points[sizes[-1]], f"{name} {number(points[sizes[-1]])}", COLOURS[key]))
+    sizes = sorted(lines["process"])
+    axes.set_xticks(sizes, [size_name(size).replace(" ", "\n") if size < 32 << 20 else "" for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("us a batch, logarithmic", fontsize=8.5)
-    axes.set_xlabel("size of a batch", labelpad=1)
+    figure.subplots_adjust(bottom=0.21)
+    axes.set_xlabel("size of a batch, to 32 MiB", labelpad=2)
     label_ends(axes, ends)
     return figure
 
@@ -240,6 +245,18 @@ def waiting(results, workload):
     return figure
 
 
+def together(points, near=4):
+    """Names at nearly the same place as one: (3, 1), (4, 2) -> (3.5, "1 2")."""
+    groups = []
+    for x, name in sorted(points):
+        if groups and x - groups[-1][-1][0] < near:
+            groups[-1].append((x, name))
+        else:
+            groups.append([(x, name)])
+    return [(sum(x for x, _ in group) / len(group), " ".join(str(name) for _, name in sorted(group, key=lambda p: p[1])))
+            for group in groups]
+
+
 def automatic(results):
     """kAuto and all fixed numbers of workers, as shares of the best of those."""
     found = list(auto_ratios(results))
@@ -249,9 +266,10 @@ def automatic(results):
     figure.subplots_adjust(top=1 - 0.08 / (0.75 + 0.27 * len(found)), bottom=0.5 / (0.75 + 0.27 * len(found)))
     axes.axvline(95, color=INK, linewidth=0.8, linestyle="--")
     for y, (auto, best, _) in enumerate(reversed(found)):
-        for row in results.select(auto["workload"], "torchfeed", "process", "fixed", auto["step_ms"], auto["in_order"]):
-            axes.text(100 * row["samples_per_second"] / best["samples_per_second"], y, str(row["workers"]),
-                      color=COLOURS["process"], ha="center", va="center", fontsize=8)
+        fixed = results.select(auto["workload"], "torchfeed", "process", "fixed", auto["step_ms"], auto["in_order"])
+        for x, counts in together([(100 * row["samples_per_second"] / best["samples_per_second"], row["workers"])
+                                   for row in fixed]):
+            axes.text(x, y, counts, color=COLOURS["process"], ha="center", va="center", fontsize=8)
         axes.plot([100 * auto["samples_per_second"] / best["samples_per_second"]], [y], color=COLOURS["auto"],
                   marker=MARKERS["auto"], markersize=8, alpha=0.9, zorder=3)
     axes.set_yticks(range(len(found)),

@@ -64,7 +64,7 @@ def checked_row(row, where):
 
 class Results:
     def __init__(self):
-        self.rows, self.micro, self.threads, self.parts, self.errors = [], {}, {}, [], []
+        self.rows, self.sizes, self.micro, self.threads, self.parts, self.errors = [], [], {}, {}, [], []
         self.optimizer, self.csv = {}, {}
         self.optimizer_head = self.csv_head = ""
         self.machine, self.versions, self.settings = {}, {}, {}
@@ -127,8 +127,9 @@ def read_json(results, path):
             if isinstance(row, dict) and row.get("error"):
                 results.errors.append(f"{path.name}: {row.get('workload')}, {row.get('loader')} {row.get('mode')} "
                                       f"{row.get('workers')}: {row['error']}")
-            else:
-                results.rows.append(checked_row(row, f"{path.name}: row {i}"))
+                continue
+            row = checked_row(row, f"{path.name}: row {i}")
+            (results.rows if row.batch_bytes is None else results.sizes).append(row)
         results.machine = {**document.get("machine", {}), **results.machine}
         results.versions.update(document.get("versions", {}))
         results.settings[path.stem] = document.get("settings", {})
