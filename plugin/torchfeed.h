@@ -16,6 +16,7 @@
 #include <torchfeed/plugin/batch_converter.h>
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/calibrate.h>
+#include <torchfeed/plugin/compare_settings.h>
 #include <torchfeed/plugin/data_loader.h>
 #include <torchfeed/plugin/data_loader_options.h>
 #include <torchfeed/plugin/errors.h>

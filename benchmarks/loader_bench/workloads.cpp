@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <map>
 #include <stdexcept>
 #include <thread>
 
@@ -19,14 +18,12 @@ namespace {
 constexpr std::int64_t kLength = 50;
 constexpr std::int64_t kFeatures = 5;
 constexpr std::int64_t kRows = 100'000;
+constexpr std::size_t kWindow = kLength * kFeatures;
 constexpr std::int64_t kImages = 64;
-
-const std::map<std::string, Workload> kNames{
-    {"windows", Workload::kWindows}, {"windows_batch", Workload::kWindowsBatch},
-    {"images", Workload::kImages},   {"burn", Workload::kBurn},
-    {"wait", Workload::kWait},       {"tail", Workload::kTail},
-    {"noop", Workload::kNoop},
-};
+constexpr double kWaitMs = 2;
+constexpr double kTailMs = 0.5;
+constexpr double kLongTailMs = 40;
+constexpr std::size_t kTailPeriod = 160;
 
 const at::Tensor& table() {
   static const at::Tensor table = at::rand({kRows, kFeatures});
@@ -73,38 +70,68 @@ at::Tensor idle_sample(std::size_t index) {
 }  // namespace
 
 Workload workload_of(const std::string& name) {
-  const auto found = kNames.find(name);
-  if (found == kNames.end()) {
-    throw std::invalid_argument("--workloads: expected windows, windows_batch, images, burn, wait, tail or noop, got " +
-                                name);
+  const std::vector<std::string>& names = workload_names();
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) {
+    std::string message = "--workloads: expected";
+    for (const std::string& known : names) {
+      message += (known == names.front() ? " " : ", ") + known;
+    }
+    throw std::invalid_argument(message + "; got '" + name + "'");
   }
-  return found->second;
+  return static_cast<Workload>(found - names.begin());
 }
 
+const std::string& name_of(Workload workload) { return workload_names()[static_cast<std::size_t>(workload)]; }
+
 const std::vector<std::string>& workload_names() {
-  static const std::vector<std::string> names{"windows", "windows_batch", "images", "burn", "wait", "tail", "noop"};
+  static const std::vector<std::string> names{"windows", "windows_batch", "images", "images_converter",
+                                              "burn",    "wait",          "tail",   "noop"};
   return names;
 }
 
 bool is_batch_native(Workload workload) { return workload == Workload::kWindowsBatch || workload == Workload::kNoop; }
+
+double waiting_ms(Workload workload) {
+  if (workload == Workload::kTail) {
+    return kTailMs + (kLongTailMs - kTailMs) / kTailPeriod;
+  }
+  return workload == Workload::kWait ? kWaitMs : 0;
+}
 
 void compute_for(double milliseconds) {
   static const double rate = turns_a_millisecond();
   turn(static_cast<std::uint64_t>(rate * milliseconds));
 }
 
+void gather_windows(const std::vector<std::size_t>& indices, float* out) {
+  const float* rows = table().data_ptr<float>();
+  for (const std::size_t index : indices) {
+    std::memcpy(out, rows + index % (kRows - kLength) * kFeatures, kWindow * sizeof(float));
+    out += kWindow;
+  }
+}
+
+std::vector<float> window_buffer(std::size_t batch_size) { return std::vector<float>(batch_size * kWindow); }
+
+Convert<std::vector<torch::data::TensorExample>> image_converter() {
+  return Convert<std::vector<torch::data::TensorExample>>(BatchConverterOptions{.scale = {1 / 255.0}});
+}
+
 torch::data::TensorExample Samples::get(std::size_t index) {
   switch (workload_) {
     case Workload::kImages:
       return images()[static_cast<std::int64_t>(index % kImages)].to(at::kFloat).div_(255);
+    case Workload::kImagesConverter:
+      return images()[static_cast<std::int64_t>(index % kImages)];
     case Workload::kBurn:
       compute_for(1);
       return idle_sample(index);
     case Workload::kWait:
-      wait_for(2);
+      wait_for(kWaitMs);
       return idle_sample(index);
     case Workload::kTail:
-      wait_for(index % 160 == 159 ? 40 : 0.5);
+      wait_for(index % kTailPeriod == kTailPeriod - 1 ? kLongTailMs : kTailMs);
       return idle_sample(index);
     default: {
       const auto first = static_cast<std::int64_t>(index % (kRows - kLength));
@@ -118,14 +145,8 @@ torch::data::TensorExample Batches::get_batch(std::vector<std::size_t> indices) 
   if (workload_ == Workload::kNoop) {
     return empty_batch({size});
   }
-  constexpr std::size_t kWindow = kLength * kFeatures;
   at::Tensor batch = empty_batch({size, kLength, kFeatures});
-  const float* rows = table().data_ptr<float>();
-  float* out = batch.data_ptr<float>();
-  for (const std::size_t index : indices) {
-    std::memcpy(out, rows + index % (kRows - kLength) * kFeatures, kWindow * sizeof(float));
-    out += kWindow;
-  }
+  gather_windows(indices, batch.data_ptr<float>());
   return batch;
 }
 
