@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the benchmarks, runs all of them, and makes a report with plots: which loader and which setting is fastest here.
+# Builds and runs the benchmarks and makes a report with plots: which loader and which setting is fastest here.
 set -euo pipefail
 
 usage() {
@@ -29,8 +29,8 @@ fail() {
 }
 
 workloads=(windows windows_batch images images_converter burn wait tail noop)
-parts=("${workloads[@]/#/loader_}" loader_steps python_loader python_steps python_sizes loader_micro converter_micro parallel_map_micro
-  optimizer_gain threads csv_bench)
+parts=("${workloads[@]/#/loader_}" loader_steps python_loader python_steps python_sizes loader_micro
+  converter_micro parallel_map_micro optimizer_gain threads csv_bench)
 
 quick=false resume=false install=true output='' only=()
 while (($#)); do
@@ -80,14 +80,15 @@ if pandas_python=$(./scripts/find_python.sh pandas); then
   PATH=$(dirname "$pandas_python"):$PATH
 fi
 
-# How long and how often all is measured.
+# How long and how often all is measured: fast loaders, slow ones (kAuto takes some batches to find its pace), and so on.
 if $quick; then
-  seconds=0.1 repeats=1 micro=(--benchmark_min_time=0.02) rounds=1 csv_megabytes=30
+  fast=(--seconds 0.15 --repeats 1) slow=(--seconds 0.4 --repeats 1) python=(--seconds 0.1 --repeats 1)
+  micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
-  seconds=0.6 repeats=3 rounds=3 csv_megabytes=200
-  micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3 --benchmark_enable_random_interleaving=true)
+  fast=(--seconds 0.7 --repeats 3) slow=(--seconds 1 --repeats 3) python=(--seconds 0.4 --repeats 3)
+  micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
+  csv=(--megabytes 200 --repeats 3)
 fi
-timing=(--seconds "$seconds" --repeats "$repeats")
 logs=$output/logs ledger=$output/parts.tsv
 mkdir -p "$logs"
 if ! $resume && ((${#only[@]} == 0)); then
@@ -115,38 +116,36 @@ measure_threads() {
   done
 }
 
+# shellcheck disable=SC2054  # lists in one argument
 # The command of a part, in `command`; where its figures go, in `file`. %FILE stands for a file not yet whole.
 command_of() {
-  local settings=(--loaders 'torchfeed,torch_data' --modes 'process,thread')
+  local bench=("$bin/loader_bench" --loaders 'torchfeed,torch_data' --json %FILE)
+  local python_loader=("$torch_python" "$PWD/benchmarks/python_loader.py" "${python[@]}" --json %FILE)
   file=$1.json
   case $1 in
-    loader_wait) command=("$bin/loader_bench" --workloads wait "${settings[@]}" --workers '0,1,2,4,8,auto') ;;
+    loader_wait)
+      command=("${bench[@]}" "${slow[@]}" --workloads wait --modes process,thread --workers 0,1,2,4,8,16,auto)
+      ;;
+    loader_burn) command=("${bench[@]}" "${slow[@]}" --workloads burn --modes process,thread --workers 0,1,2,4,auto) ;;
     loader_tail)
-      command=("$bin/loader_bench" --workloads tail "${settings[@]}" --workers '0,1,2,4,auto' --in-order 'true,false')
+      command=("${bench[@]}" "${slow[@]}" --workloads tail --workers 0,1,2,4,16,auto --in-order true,false)
       ;;
-    loader_steps)
-      command=("$bin/loader_bench" --workloads 'windows,images' --loaders 'torchfeed,torch_data' --modes process
-        --workers '0,2,auto' --step-ms '2,5,10,20')
-      ;;
+    loader_steps) command=("${bench[@]}" "${fast[@]}" --workloads images --workers 0,2,auto --step-ms 1,2,5,10) ;;
     loader_micro | converter_micro | parallel_map_micro)
       command=("$bin/$1" "${micro[@]}" --benchmark_out_format=json --benchmark_out=%FILE)
-      return
       ;;
-    loader_*) command=("$bin/loader_bench" --workloads "${1#loader_}" "${settings[@]}" --workers '0,1,2,4,auto') ;;
-    python_steps)
-      command=("$torch_python" "$PWD/benchmarks/python_loader.py" --workloads 'windows,images' --workers 2
-        --step-ms '2,5,10,20')
+    loader_*)
+      command=("${bench[@]}" "${fast[@]}" --workloads "${1#loader_}" --modes process,thread --workers 0,1,2,4,auto)
       ;;
+    python_loader) command=("${python_loader[@]}" --workers 0,1,2,4) ;;
+    python_steps) command=("${python_loader[@]}" --workers 2 --workloads images --step-ms 1,2,5,10) ;;
     python_sizes)
-      command=("$torch_python" "$PWD/benchmarks/python_loader.py" --workers 1
-        --batch-bytes '4096,65536,1048576,16777216,33554432')
+      command=("${python_loader[@]}" --workers 1 --batch-bytes 4096,65536,1048576,16777216,33554432)
       ;;
-    python_loader) command=("$torch_python" "$PWD/benchmarks/python_loader.py" --workers '0,1,2,4') ;;
-    optimizer_gain) file=$1.txt command=("$bin/optimizer_gain" --rounds "$rounds" --seconds 0.3 --patience 0) ;;
-    threads) file=$1.txt command=(measure_threads "$seconds") ;;
-    csv_bench) file=$1.txt command=("$bin/csv_bench" --megabytes "$csv_megabytes" --repeats "$repeats") ;;
+    optimizer_gain) file=$1.txt command=("$bin/optimizer_gain" "${gain[@]}" --patience 0) ;;
+    threads) file=$1.txt command=(measure_threads "$threads") ;;
+    csv_bench) file=$1.txt command=("$bin/csv_bench" "${csv[@]}") ;;
   esac
-  [[ $file == *.txt ]] || command+=("${timing[@]}" --json %FILE)
 }
 
 # Runs a part and notes in the ledger how it went.

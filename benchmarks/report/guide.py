@@ -110,7 +110,8 @@ def fastest(results, workload):
     for loader in ("torch_data", "python"):
         peer = results.best(workload, loader)
         texts[loader] = f"{number(ratio(ours, peer))}x ({peer.name})" if peer else "–"
-    limit = first_of(results.select(workload, "limit", workers=ours["workers"])) or results.best(workload, "limit")
+    limit = (first_of(results.select(workload, "limit", workers=ours.last_workers))
+             or max(results.select(workload, "limit"), key=lambda row: row["workers"], default=None))
     texts["limit"] = f"{number(100 * ratio(ours, limit))} %" if limit else "–"
     if limit and limit.how:
         texts["limit"] += f" ({limit.how})"

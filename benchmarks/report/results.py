@@ -35,10 +35,16 @@ class Row(dict):
         return 1e6 * self["batch_size"] / self["samples_per_second"]
 
     @property
+    def last_workers(self):
+        """kAuto's, when it was over."""
+        changes = self.worker_changes
+        return self["workers"] if self["workers"] != "auto" else changes[-1]["to"] if changes else 0
+
+    @property
     def name(self):
         """E.g. "2 processes"."""
         if self["workers"] == "auto":
-            return "kAuto" if self.mode != "thread" else "kAuto, threads"
+            return f"kAuto ({self.last_workers} {'threads' if self.mode == 'thread' else 'processes'} at the end)"
         if self["workers"] == 0:
             return "inline"
         kind = {"thread": "thread", "process": "process"}.get(self.mode, "worker")

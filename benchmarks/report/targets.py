@@ -162,7 +162,7 @@ def auto_ratios(results):
     for auto in results.select(loader="torchfeed", mode="process", workers="auto", step_ms=None):
         same = {"step_ms": auto["step_ms"], "in_order": auto["in_order"]}
         best = results.best(auto["workload"], "torchfeed", "process", "fixed", **same)
-        inline = first_of(results.select(auto["workload"], "torchfeed", workers=0, **same))
+        inline = first_of(results.select(auto["workload"], "torchfeed", workers=0, step_ms=auto["step_ms"]))
         if best and inline:
             yield auto, best, inline
 
