@@ -86,7 +86,7 @@ if $quick; then
   micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
   fast=(--seconds 0.7 --repeats 3) slow=(--seconds 1 --repeats 3) python=(--seconds 0.4 --repeats 3)
-  micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
+  micro=(--benchmark_min_time=0.2 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
   csv=(--megabytes 200 --repeats 3)
 fi
 logs=$output/logs ledger=$output/parts.tsv

@@ -141,9 +141,11 @@ def machine_of(results):
 
 
 def settings_of(results):
-    rows = [[cell(name), cell(", ".join(f"{key} {value}" for key, value in settings.items()), "wide")]
-            for name, settings in results.settings.items()]
-    text = "<h2>How it was measured</h2>\n" + (table(("part", "settings"), rows) if rows else "")
+    parts_of = {}
+    for name, settings in results.settings.items():
+        parts_of.setdefault(", ".join(f"{key} {value}" for key, value in settings.items()), []).append(name)
+    rows = [[cell(", ".join(names), "wide"), cell(settings, "wide")] for settings, names in parts_of.items()]
+    text = "<h2>How it was measured</h2>\n" + (table(("parts", "settings"), rows) if rows else "")
     if results.parts:
         rows = [[cell(part["name"]), cell("done" if part["exit"] == 0 else f"failed, exit code {part['exit']}",
                                           "" if part["exit"] == 0 else "missed"),

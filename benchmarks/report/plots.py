@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 from targets import auto_ratios, number, size_name  # noqa: E402
 
@@ -93,7 +93,7 @@ def series_of(results, workload):
             known = best.get(row["workers"])
             if known is None or row["samples_per_second"] > known["samples_per_second"]:
                 best[row["workers"]] = row
-        if best:
+        if set(best) - {0} or best and key != "thread":  # inline is of both modes
             series[key] = best
     return series
 
@@ -107,6 +107,7 @@ def throughput(results, workload):
     logarithmic = max(paces) > 12 * min(paces)
     if logarithmic:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(paces) < 100 * min(paces) else (1,)))
     ends = []
     for key, rows in series.items():
         fixed = [rows[count] for count in counts if count in rows]
@@ -157,15 +158,16 @@ def first_batch(results, workload="windows", workers=2):
     axes.set_xscale("log")
     values = []
     for y, (_, key, row) in enumerate(lines):
-        later = row.later_first_batch_ms
-        if later:
-            axes.plot([row.first_batch_ms, later], [y, y], color=COLOURS[key], linewidth=1, alpha=0.6)
-            axes.plot([later], [y], marker="o", color=COLOURS[key], markerfacecolor="none")
-            axes.text(later, y + 0.22, f"{number(later)}", color=COLOURS[key], ha="center", fontsize=8)
-            values.append(later)
-        axes.plot([row.first_batch_ms], [y], marker="o", color=COLOURS[key])
-        axes.text(row.first_batch_ms, y + 0.22, number(row.first_batch_ms), color=COLOURS[key], ha="center", fontsize=8)
-        values.append(row.first_batch_ms)
+        points = [(row.first_batch_ms, COLOURS[key])]
+        if row.later_first_batch_ms:
+            points.append((row.later_first_batch_ms, "none"))
+            axes.plot([row.first_batch_ms, row.later_first_batch_ms], [y, y], color=COLOURS[key], linewidth=1, alpha=0.6)
+        near = len(points) > 1 and max(points)[0] < 2.5 * min(points)[0]
+        for x, filling in points:
+            axes.plot([x], [y], marker="o", color=COLOURS[key], markerfacecolor=filling)
+            side = "center" if not near else "right" if x == min(points)[0] else "left"
+            axes.text(x, y + 0.22, number(x), color=COLOURS[key], ha=side, fontsize=8)
+            values.append(x)
     axes.set_yticks(range(len(lines)), [text for text, _, _ in lines])
     axes.set_ylim(-0.5, len(lines) - 0.3)
     axes.set_xlim(min(values) / 2, max(values) * 2)
@@ -262,7 +264,7 @@ def automatic(results):
     found = list(auto_ratios(results))
     if not found:
         return None
-    figure, axes = axes_of(height=0.75 + 0.27 * len(found), right=0.97, left=0.33)
+    figure, axes = axes_of(height=0.75 + 0.27 * len(found), right=0.97, left=0.35)
     figure.subplots_adjust(top=1 - 0.08 / (0.75 + 0.27 * len(found)), bottom=0.5 / (0.75 + 0.27 * len(found)))
     axes.axvline(95, color=INK, linewidth=0.8, linestyle="--")
     for y, (auto, best, _) in enumerate(reversed(found)):
@@ -274,7 +276,7 @@ def automatic(results):
                   marker=MARKERS["auto"], markersize=8, alpha=0.9, zorder=3)
     axes.set_yticks(range(len(found)),
                     [auto["workload"] + (f", {auto['step_ms']:g} ms" if auto["step_ms"] else "")
-                     for auto, _, _ in reversed(found)])
+                     + ("" if auto["in_order"] else ", any order") for auto, _, _ in reversed(found)])
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel("% of the best fixed number of workers")

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 LOADERS = ("torchfeed", "torch_data", "python", "limit")
+WORKLOADS = ("windows", "windows_batch", "images", "images_converter", "burn", "wait", "tail", "noop")  # as they are shown
 NEEDED = {"workload": str, "loader": str, "workers": (int, str), "step_ms": (int, float),
           "samples_per_second": (int, float)}
 UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -40,16 +41,18 @@ class Row(dict):
         changes = self.worker_changes
         return self["workers"] if self["workers"] != "auto" else changes[-1]["to"] if changes else 0
 
+    def counted(self, workers):
+        if workers == 0:
+            return "inline"
+        kind = {"thread": "thread", "process": "process"}.get(self.mode, "worker")
+        return f"{workers} {kind}{'' if workers == 1 else 'es' if kind == 'process' else 's'}"
+
     @property
     def name(self):
         """E.g. "2 processes"."""
         if self["workers"] == "auto":
-            return f"kAuto ({self.last_workers} {'threads' if self.mode == 'thread' else 'processes'} at the end)"
-        if self["workers"] == 0:
-            return "inline"
-        kind = {"thread": "thread", "process": "process"}.get(self.mode, "worker")
-        plural = "" if self["workers"] == 1 else "es" if kind == "process" else "s"
-        text = f"{self['workers']} {kind}{plural}"
+            return f"kAuto ({self.counted(self.last_workers)} at the end)"
+        text = self.counted(self["workers"])
         return text + (", batched fetch" if self.fetch == "batch" else "") + ("" if self["in_order"] else ", any order")
 
 
@@ -91,7 +94,8 @@ class Results:
         return max(rows, key=lambda row: row["samples_per_second"], default=None)
 
     def workloads(self):
-        return list(dict.fromkeys(row["workload"] for row in self.rows))
+        found = dict.fromkeys(row["workload"] for row in self.rows)
+        return sorted(found, key=lambda name: WORKLOADS.index(name) if name in WORKLOADS else len(WORKLOADS))
 
     def seconds(self, name, clock="real_time"):
         """The median time of a micro-benchmark, e.g. "first_batch/2"."""

@@ -34,7 +34,8 @@ class Table:
         text = number(measured) + unit
         if not reached:
             off = abs(measured / goal - 1) * 100
-            text += f", {number(max(off, 0.1))} % {'more' if at_most else 'less'} than the target"
+            text += (f", {number(measured / goal)} times the target" if at_most and off > 100 else
+                     f", {number(max(off, 0.1))} % {'more' if at_most else 'less'} than the target")
         self.lines.append(Line(what, target, text, "reached" if reached else "missed", why))
 
     def at_least(self, what, measured, goal, unit="x", why="", missing=""):
@@ -72,7 +73,8 @@ def windows(results, table):
     why = names(ours, theirs)
     if ours and batched:
         why += f"; {number(ratio(ours, batched))}x when torch::data has the batch-native dataset too ({batched.name})"
-    table.at_least("windows, batch-native, 1 process: against torch::data at its best", ratio(ours, theirs), 10, why=why)
+    table.at_least("windows, batch-native, 1 process: against torch::data at its best", ratio(ours, theirs), 10,
+                   why=why)
     python = first_of(results.select("windows", "python", workers=1))
     batched = first_of(results.select("windows_batch", "python", workers=1))
     why = names(ours, python)
@@ -136,7 +138,7 @@ def first_batches(results, table):
                 beyond.append((row[field] - 1e-3 * inline.us_per_batch, row["workload"]))
         worst = max(beyond, default=(None, ""))
         table.at_most(what, worst[0] if worst[0] is None else max(worst[0], 0), goal, " ms",
-                      f"the worst of {len(beyond)} workloads: {worst[1]}")
+                      f"the worst of {len(beyond)} settings: {worst[1]}")
 
 
 def costs(results, table):
@@ -159,7 +161,9 @@ def size_name(size):
 
 def auto_ratios(results):
     """(workload, step, kAuto's row, best fixed row, inline row), in processes."""
-    for auto in results.select(loader="torchfeed", mode="process", workers="auto", step_ms=None):
+    rows = results.select(loader="torchfeed", mode="process", workers="auto", step_ms=None)
+    order = results.workloads()
+    for auto in sorted(rows, key=lambda row: (order.index(row["workload"]), row["step_ms"], not row["in_order"])):
         same = {"step_ms": auto["step_ms"], "in_order": auto["in_order"]}
         best = results.best(auto["workload"], "torchfeed", "process", "fixed", **same)
         inline = first_of(results.select(auto["workload"], "torchfeed", workers=0, step_ms=auto["step_ms"]))
@@ -172,7 +176,8 @@ def automatic(results, table):
         ratios = [(ratio(found[0], found[index]), found[0]) for found in auto_ratios(results)]
         worst, row = min(ratios, key=lambda pair: pair[0], default=(None, None))
         below = sum(value < goal for value, _ in ratios)
-        why = f"the worst of {len(ratios)}: {row['workload']}, steps of {row['step_ms']:g} ms; {below} below" if row else ""
+        why = (f"the worst of {len(ratios)}: {row['workload']}, steps of {row['step_ms']:g} ms; "
+               f"{below} below") if row else ""
         table.at_least(f"kAuto over all of these, of {what}", worst, goal, "", why)
 
 
