@@ -85,9 +85,9 @@ if $quick; then
   fast=(--seconds 0.15 --repeats 1) slow=(--seconds 0.4 --repeats 1) python=(--seconds 0.1 --repeats 1)
   micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
-  fast=(--seconds 0.7 --repeats 3) slow=(--seconds 1 --repeats 3) python=(--seconds 0.4 --repeats 3)
-  micro=(--benchmark_min_time=0.2 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
-  csv=(--megabytes 200 --repeats 3)
+  fast=(--seconds 0.5 --repeats 3) slow=(--seconds 0.6 --repeats 3) python=(--seconds 0.3 --repeats 3)
+  micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
+  csv=(--megabytes 100 --repeats 3)
 fi
 logs=$output/logs ledger=$output/parts.tsv
 mkdir -p "$logs"
@@ -124,15 +124,17 @@ command_of() {
   file=$1.json
   case $1 in
     loader_wait)
-      command=("${bench[@]}" "${slow[@]}" --workloads wait --modes process,thread --workers 0,1,2,4,8,16,auto)
+      command=("${bench[@]}" "${slow[@]}" --workloads wait --modes process,thread --workers 0,2,4,8,16,auto)
       ;;
     loader_burn) command=("${bench[@]}" "${slow[@]}" --workloads burn --modes process,thread --workers 0,1,2,4,auto) ;;
     loader_tail)
-      command=("${bench[@]}" "${slow[@]}" --workloads tail --workers 0,1,2,4,16,auto --in-order true,false)
+      command=("${bench[@]}" "${slow[@]}" --workloads tail --workers 0,2,4,16,auto --in-order true,false)
       ;;
     loader_steps) command=("${bench[@]}" "${fast[@]}" --workloads images --workers 0,2,auto --step-ms 1,2,5,10) ;;
-    loader_micro | converter_micro | parallel_map_micro)
+    *_micro)
       command=("$bin/$1" "${micro[@]}" --benchmark_out_format=json --benchmark_out=%FILE)
+      [[ $1 != converter_micro ]] || command+=(--benchmark_filter='images_to_planes|ticks_to_prices')
+      [[ $1 != parallel_map_micro ]] || command+=(--benchmark_filter=speed_up)
       ;;
     loader_*)
       command=("${bench[@]}" "${fast[@]}" --workloads "${1#loader_}" --modes process,thread --workers 0,1,2,4,auto)
