@@ -26,8 +26,9 @@ try:
     from torch.utils.data import BatchSampler, DataLoader, Dataset
 except ImportError as error:
     if "-h" not in sys.argv and "--help" not in sys.argv:
-        print(f"python_loader: skipped: {sys.executable} has no PyTorch ({error}); "
-              "Debian's package is python3-torch")
+        print(
+            f"python_loader: skipped: {sys.executable} has no PyTorch ({error}); " "Debian's package is python3-torch"
+        )
         sys.exit(0)
     torch, Dataset = None, object
 
@@ -83,7 +84,7 @@ class Samples(Dataset):
     def sample(self, index):
         if self.workload == "windows":
             first = index % (ROWS - LENGTH)
-            return self.table[first:first + LENGTH]
+            return self.table[first : first + LENGTH]
         if self.workload == "images":
             return self.images[index % IMAGES].to(torch.float32).div_(255)
         if self.workload == "burn":
@@ -126,8 +127,7 @@ class Sampler:
 def make_loader(setting, task, sampler):
     options = {"num_workers": setting["workers"]}
     if setting["workers"] > 0:
-        options.update(multiprocessing_context="fork", persistent_workers=True,
-                       prefetch_factor=task["prefetch_factor"])
+        options.update(multiprocessing_context="fork", persistent_workers=True, prefetch_factor=task["prefetch_factor"])
         if not setting["in_order"]:
             options["in_order"] = False
     if setting["fetch"] == "batch":
@@ -274,8 +274,10 @@ def measure(task, options):
     settings = list(settings_of(task, options.workers))
     size = f" batches of {task['batch_bytes']} bytes," if "batch_bytes" in task else ""
     print(f"\n{task['workload']},{size} steps of {task['step_ms']:g} ms")
-    print(f"  {'':20} {'samples/s':>12} {'us/batch':>9} {'p50 us':>9} {'p99 us':>9} {'first ms':>8} {'waiting':>7}",
-          flush=True)
+    print(
+        f"  {'':20} {'samples/s':>12} {'us/batch':>9} {'p50 us':>9} {'p99 us':>9} {'first ms':>8} {'waiting':>7}",
+        flush=True,
+    )
     runs = [[] for _ in settings]
     for _ in range(options.repeats):
         for setting, of_setting in zip(settings, runs):
@@ -284,9 +286,12 @@ def measure(task, options):
     for row in rows:
         name = f"python {row['workers']}" + (", batch fetch" if row["fetch"] == "batch" else "")
         name += "" if row["in_order"] else ", any order"
-        print(f"  {name:20} {row['samples_per_second']:12.0f} {1e6 * row['batch_size'] / row['samples_per_second']:9.2f}"
-              f" {row['us_per_batch_p50']:9.2f} {row['us_per_batch_p99']:9.2f} {row['first_batch_ms']:8.2f}"
-              f" {100 * row['waiting_share']:6.0f}%", flush=True)
+        print(
+            f"  {name:20} {row['samples_per_second']:12.0f} {1e6 * row['batch_size'] / row['samples_per_second']:9.2f}"
+            f" {row['us_per_batch_p50']:9.2f} {row['us_per_batch_p99']:9.2f} {row['first_batch_ms']:8.2f}"
+            f" {100 * row['waiting_share']:6.0f}%",
+            flush=True,
+        )
     return rows
 
 
@@ -336,15 +341,28 @@ def positive(convert):
 
 def options_of(arguments):
     parser = argparse.ArgumentParser(
-        description="The workloads of loader_bench through Python's DataLoader, in the same JSON.")
-    parser.add_argument("--workloads", type=list_of(str, WORKLOADS), default=list(WORKLOADS), metavar="A,B",
-                        help=", ".join(WORKLOADS))
-    parser.add_argument("--workers", type=list_of(int), default=[0, 1, 2, 4], metavar="N,M",
-                        help="numbers of workers (default 0,1,2,4)")
-    parser.add_argument("--step-ms", type=list_of(float), default=[0.0], metavar="A,B",
-                        help="milliseconds of computing a batch, in the training loop (default 0)")
-    parser.add_argument("--batch-bytes", type=list_of(int), default=[], metavar="N,M",
-                        help="in place of all workloads: batches of so many bytes that nobody writes")
+        description="The workloads of loader_bench through Python's DataLoader, in the same JSON."
+    )
+    parser.add_argument(
+        "--workloads", type=list_of(str, WORKLOADS), default=list(WORKLOADS), metavar="A,B", help=", ".join(WORKLOADS)
+    )
+    parser.add_argument(
+        "--workers", type=list_of(int), default=[0, 1, 2, 4], metavar="N,M", help="numbers of workers (default 0,1,2,4)"
+    )
+    parser.add_argument(
+        "--step-ms",
+        type=list_of(float),
+        default=[0.0],
+        metavar="A,B",
+        help="milliseconds of computing a batch, in the training loop (default 0)",
+    )
+    parser.add_argument(
+        "--batch-bytes",
+        type=list_of(int),
+        default=[],
+        metavar="N,M",
+        help="in place of all workloads: batches of so many bytes that nobody writes",
+    )
     parser.add_argument("--batch-size", type=positive(int), default=32)
     parser.add_argument("--prefetch-factor", type=positive(int), default=2, help="batches ahead, a worker (default 2)")
     parser.add_argument("--repeats", type=positive(int), default=3, help="runs of each setting, all settings in turn")
@@ -356,19 +374,26 @@ def options_of(arguments):
 def tasks_of(options):
     common = {"batch_size": options.batch_size, "prefetch_factor": options.prefetch_factor, "seconds": options.seconds}
     if options.batch_bytes:
-        return [{"workload": "untouched", "step_ms": 0.0, "batch_bytes": size, **common, "batch_size": 1}
-                for size in options.batch_bytes]
-    return [{"workload": workload, "step_ms": step_ms, **common}
-            for workload in options.workloads for step_ms in options.step_ms]
+        return [
+            {"workload": "untouched", "step_ms": 0.0, "batch_bytes": size, **common, "batch_size": 1}
+            for size in options.batch_bytes
+        ]
+    return [
+        {"workload": workload, "step_ms": step_ms, **common}
+        for workload in options.workloads
+        for step_ms in options.step_ms
+    ]
 
 
 def main(arguments):
     options = options_of(arguments)
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: asked for
     Computing.calibrate()
-    print(f"Python {platform.python_version()}, PyTorch {torch.__version__}, {os.cpu_count()} CPUs, "
-          f"{torch.get_num_threads()} intra-op threads; batches of {options.batch_size}, "
-          f"prefetch_factor {options.prefetch_factor}, {options.repeats} repeats, medians")
+    print(
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, {os.cpu_count()} CPUs, "
+        f"{torch.get_num_threads()} intra-op threads; batches of {options.batch_size}, "
+        f"prefetch_factor {options.prefetch_factor}, {options.repeats} repeats, medians"
+    )
     rows = []
     for task in tasks_of(options):
         rows += measure(task, options)
@@ -376,9 +401,15 @@ def main(arguments):
         "schema": 1,
         "machine": machine(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "settings": {"batch_size": options.batch_size, "prefetch_factor": options.prefetch_factor,
-                     "repeats": options.repeats, "seconds": options.seconds, "intra_op": torch.get_num_threads(),
-                     "multiprocessing_context": "fork", "persistent_workers": True},
+        "settings": {
+            "batch_size": options.batch_size,
+            "prefetch_factor": options.prefetch_factor,
+            "repeats": options.repeats,
+            "seconds": options.seconds,
+            "intra_op": torch.get_num_threads(),
+            "multiprocessing_context": "fork",
+            "persistent_workers": True,
+        },
         "rows": rows,
     }
     if options.json:

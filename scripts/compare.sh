@@ -80,7 +80,7 @@ if pandas_python=$(./scripts/find_python.sh pandas); then
   PATH=$(dirname "$pandas_python"):$PATH
 fi
 
-# How long and how often all is measured: fast loaders, slow ones (kAuto takes some batches to find its pace), and so on.
+# How long and how often: fast loaders, slow ones (kAuto takes some batches to find its pace), and so on.
 if $quick; then
   fast=(--seconds 0.15 --repeats 1) slow=(--seconds 0.4 --repeats 1) python=(--seconds 0.1 --repeats 1)
   micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
@@ -187,7 +187,7 @@ run_part() {
 
 failed=() chosen=("${only[@]}")
 ((${#chosen[@]} > 0)) || chosen=("${parts[@]}")
-trap 'echo; say "interrupted: --resume goes on from here"; exit 130' INT TERM
+trap 'rm -f "$output"/*.partial; echo; say "interrupted: --resume goes on from here"; exit 130' INT TERM
 begin=$SECONDS number=0
 for part in "${chosen[@]}"; do
   run_part "$part" $((++number))

@@ -16,50 +16,121 @@ HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 def row(workload, loader, mode, workers, pace, **more):
     """As loader_bench writes it."""
-    return {"workload": workload, "loader": loader, "mode": "inline" if workers == 0 else mode, "in_order": True,
-            "workers": workers, "step_ms": 0, "batch_size": 32, "batches": 100, "samples_per_second": pace,
-            "samples_per_second_low": 0.9 * pace, "samples_per_second_high": 1.1 * pace, "us_per_batch_p50": 32e6 / pace,
-            "us_per_batch_p99": 64e6 / pace, "first_batch_ms": 3.0, "later_first_batch_ms": 0.2, "turnaround_ms": 0.3,
-            "waiting_share": 0.5, "trainer_cpu_seconds": 0.1, "worker_cpu_seconds": 0.2, "peak_pss_mb": 80,
-            "descriptors": 3, "copied_batches": 0, "worker_changes": [], **more}
+    return {
+        "workload": workload,
+        "loader": loader,
+        "mode": "inline" if workers == 0 else mode,
+        "in_order": True,
+        "workers": workers,
+        "step_ms": 0,
+        "batch_size": 32,
+        "batches": 100,
+        "samples_per_second": pace,
+        "samples_per_second_low": 0.9 * pace,
+        "samples_per_second_high": 1.1 * pace,
+        "us_per_batch_p50": 32e6 / pace,
+        "us_per_batch_p99": 64e6 / pace,
+        "first_batch_ms": 3.0,
+        "later_first_batch_ms": 0.2,
+        "turnaround_ms": 0.3,
+        "waiting_share": 0.5,
+        "trainer_cpu_seconds": 0.1,
+        "worker_cpu_seconds": 0.2,
+        "peak_pss_mb": 80,
+        "descriptors": 3,
+        "copied_batches": 0,
+        "worker_changes": [],
+        **more,
+    }
 
 
 def limit(workload, workers, pace):
-    return {"workload": workload, "loader": "limit", "mode": "inline", "in_order": True, "workers": workers, "step_ms": 0,
-            "batch_size": 32, "batches": 0, "samples_per_second": pace, "how": "measured: memcpy alone"}
+    return {
+        "workload": workload,
+        "loader": "limit",
+        "mode": "inline",
+        "in_order": True,
+        "workers": workers,
+        "step_ms": 0,
+        "batch_size": 32,
+        "batches": 0,
+        "samples_per_second": pace,
+        "how": "measured: memcpy alone",
+    }
 
 
 def loaders():
     rows = []
-    for workload, inline in (("windows", 4e5), ("windows_batch", 8e6), ("images", 5e3), ("images_converter", 1.2e4),
-                             ("burn", 990.0), ("wait", 470.0), ("tail", 1200.0)):
+    for workload, inline in (
+        ("windows", 4e5),
+        ("windows_batch", 8e6),
+        ("images", 5e3),
+        ("images_converter", 1.2e4),
+        ("burn", 990.0),
+        ("wait", 470.0),
+        ("tail", 1200.0),
+    ):
         for mode in ("process", "thread"):
-            rows += [row(workload, "torchfeed", mode, 1, inline), row(workload, "torchfeed", mode, 2, 1.96 * inline),
-                     row(workload, "torchfeed", mode, 4, 2 * inline)]
-        rows += [row(workload, "torchfeed", "process", 0, inline), row(workload, "torchfeed", "process", "auto", 1.99 * inline),
-                 limit(workload, 2, 2 * inline), limit(workload, 4, 2.1 * inline)]
+            rows += [
+                row(workload, "torchfeed", mode, 1, inline),
+                row(workload, "torchfeed", mode, 2, 1.96 * inline),
+                row(workload, "torchfeed", mode, 4, 2 * inline),
+            ]
+        rows += [
+            row(workload, "torchfeed", "process", 0, inline),
+            row(workload, "torchfeed", "process", "auto", 1.99 * inline),
+            limit(workload, 2, 2 * inline),
+            limit(workload, 4, 2.1 * inline),
+        ]
         if workload != "images_converter":
             rows += [row(workload, "torch_data", "thread", workers, inline) for workers in (0, 1, 2)]
-    rows += [row("wait", "torchfeed", "process", 8, 7.9 * 470), row("images", "torchfeed", "process", 2, 5e3, step_ms=5),
-             row("images", "torchfeed", "process", 2, 5e3, step_ms=10, waiting_share=0.1),
-             row("tail", "torchfeed", "process", 4, 1900.0, in_order=False)]
-    return {"schema": 1, "machine": {"cpu": "A <CPU>", "logical_cpus": 2, "physical_cores": 2, "memory_gb": 8, "kernel": "6"},
-            "versions": {"torchfeed": "0.1.0", "libtorch": "1.13.1"}, "settings": {"batch_size": 32}, "rows": rows}
+    rows += [
+        row("wait", "torchfeed", "process", 8, 7.9 * 470),
+        row("images", "torchfeed", "process", 2, 5e3, step_ms=5),
+        row("images", "torchfeed", "process", 2, 5e3, step_ms=10, waiting_share=0.1),
+        row("tail", "torchfeed", "process", 4, 1900.0, in_order=False),
+    ]
+    return {
+        "schema": 1,
+        "machine": {"cpu": "A <CPU>", "logical_cpus": 2, "physical_cores": 2, "memory_gb": 8, "kernel": "6"},
+        "versions": {"torchfeed": "0.1.0", "libtorch": "1.13.1"},
+        "settings": {"batch_size": 32},
+        "rows": rows,
+    }
 
 
 def python_loader():
     rows = [row("windows", "python", "process", workers, 3e4, fetch="sample") for workers in (1, 2)]
-    rows += [row("untouched", "python", "process", 1, 1e3, batch_bytes=size, trainer_us_per_batch=200.0)
-             for size in (4096, 33554432)]
-    return {"schema": 1, "machine": {}, "versions": {"python": "3.11.2", "torch": "1.13.0"}, "settings": {}, "rows": rows}
+    rows += [
+        row("untouched", "python", "process", 1, 1e3, batch_bytes=size, trainer_us_per_batch=200.0)
+        for size in (4096, 33554432)
+    ]
+    return {
+        "schema": 1,
+        "machine": {},
+        "versions": {"python": "3.11.2", "torch": "1.13.0"},
+        "settings": {},
+        "rows": rows,
+    }
 
 
 def micro():
     def run(name, seconds, cpu, **counters):
-        return {"run_name": name, "run_type": "iteration", "real_time": 1e9 * seconds, "cpu_time": 1e9 * cpu,
-                "time_unit": "ns", **counters}
-    runs = [run("memcpy_gather", 2.4e-6, 2.4e-6), run("first_batch/2/real_time", 6e-3, 5e-3),
-            run("first_batch_with_heap/2/real_time", 9e-2, 2e-2), run("memory_of_workers/2/iterations:1", 1, 1, MB_a_worker=4.0)]
+        return {
+            "run_name": name,
+            "run_type": "iteration",
+            "real_time": 1e9 * seconds,
+            "cpu_time": 1e9 * cpu,
+            "time_unit": "ns",
+            **counters,
+        }
+
+    runs = [
+        run("memcpy_gather", 2.4e-6, 2.4e-6),
+        run("first_batch/2/real_time", 6e-3, 5e-3),
+        run("first_batch_with_heap/2/real_time", 9e-2, 2e-2),
+        run("memory_of_workers/2/iterations:1", 1, 1, MB_a_worker=4.0),
+    ]
     runs += [run(f"consumer_cost/{size}/real_time", 4e-6, 2e-6) for size in (4096, 33554432)]
     runs += [run(f"memcpy_batch/{size}/real_time", size * 1e-10, size * 1e-10) for size in (4096, 33554432)]
     return {"context": {}, "benchmarks": runs}
@@ -81,19 +152,26 @@ class ReportTest(unittest.TestCase):
         self.write("loaders.json", loaders())
         self.write("python_loader.json", python_loader())
         self.write("loader_micro.json", micro())
-        self.write("optimizer_gain.txt", "LibTorch 1.13.1, by itself 1 threads\n"
-                   "mlp              12.300      8.100    1.52x  1.40 to 1.60   MLP\n"
-                   "small_gru        10.000      5.000    2.00x  1.90 to 2.10   GRU 32\n")
-        self.write("csv_bench.txt", "200 MB of minute bars, median of 3 runs\n"
-                   "convert --workers 1                250      1.00                 240        60\n"
-                   "convert --workers 2                480      1.92                 240        80\n"
-                   "pandas.read_csv                     40      0.16                  40       900\n")
+        self.write(
+            "optimizer_gain.txt",
+            "LibTorch 1.13.1, by itself 1 threads\n"
+            "mlp              12.300      8.100    1.52x  1.40 to 1.60   MLP\n"
+            "small_gru        10.000      5.000    2.00x  1.90 to 2.10   GRU 32\n",
+        )
+        self.write(
+            "csv_bench.txt",
+            "200 MB of minute bars, median of 3 runs\n"
+            "convert --workers 1                250      1.00                 240        60\n"
+            "convert --workers 2                480      1.92                 240        80\n"
+            "pandas.read_csv                     40      0.16                  40       900\n",
+        )
         self.write("threads.txt", "mlp 1 0.010\nmlp 2 0.005\nmlp 2 0.005\nmlp 2 0.9\nmlp 4 0.010\n")
 
     def make(self, *flags):
         """Exit code, what was printed, and the page if there is one."""
-        done = subprocess.run([sys.executable, *flags, str(MAKE_REPORT), str(self.folder)], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(
+            [sys.executable, *flags, str(MAKE_REPORT), str(self.folder)], capture_output=True, text=True, check=False
+        )
         self.assertNotIn("Traceback", done.stderr)
         page = self.folder / "report.html"
         return done.returncode, done.stdout + done.stderr, page.read_text(encoding="utf-8") if page.is_file() else ""
@@ -134,7 +212,8 @@ class ReportTest(unittest.TestCase):
         code, output, page = self.make()
         self.assertEqual(code, 0, output)
         sign, _, measured, why = self.verdict(
-            page, "windows, batch-native, 1 process: against Python&#x27;s DataLoader with 1 worker")
+            page, "windows, batch-native, 1 process: against Python&#x27;s DataLoader with 1 worker"
+        )
         self.assertEqual((sign, measured), ("– not measured", "–"))
         self.assertIn("no figures of Python&#x27;s DataLoader", why)
         self.assertEqual(self.verdict(page, "CSV to .npy, 1 worker")[0], "– not measured")
@@ -149,20 +228,34 @@ class ReportTest(unittest.TestCase):
         self.write("csv_bench.txt", "nothing\n")
         code, output, page = self.make()
         self.assertEqual(code, 1, output)
-        for text in ("bad.json:2: no JSON", 'old.json: expected "schema" 1, got 7',
-                     'other.json: expected an object with "rows" or "benchmarks"',
-                     'row.json: row 0: expected "workers" to be a number or "auto", got many',
-                     "csv_bench.txt: no line with a speed in it"):
+        for text in (
+            "bad.json:2: no JSON",
+            'old.json: expected "schema" 1, got 7',
+            'other.json: expected an object with "rows" or "benchmarks"',
+            'row.json: row 0: expected "workers" to be a number or "auto", got many',
+            "csv_bench.txt: no line with a speed in it",
+        ):
             self.assertIn(text, output)
         self.assertIn("Left out: bad.json:2", page)
         self.assertEqual(self.verdict(page, "burn, 2 workers: against inline")[0], "✓ reached")
 
     def test_a_part_that_failed_and_a_setting_that_failed_are_told(self):
         document = loaders()
-        document["rows"].append({"workload": "burn", "loader": "torchfeed", "mode": "process", "workers": 3, "step_ms": 0,
-                                 "error": "a worker died"})
+        document["rows"].append(
+            {
+                "workload": "burn",
+                "loader": "torchfeed",
+                "mode": "process",
+                "workers": 3,
+                "step_ms": 0,
+                "error": "a worker died",
+            }
+        )
         self.write("loaders.json", document)
-        self.write("parts.tsv", "loaders\t0\t12\tloader_bench\nloader_micro\t0\t9\tloader_micro\nloader_micro\t3\t1\tloader_micro\n")
+        self.write(
+            "parts.tsv",
+            "loaders\t0\t12\tloader_bench\nloader_micro\t0\t9\tloader_micro\nloader_micro\t3\t1\tloader_micro\n",
+        )
         (self.folder / "logs").mkdir()
         self.write("logs/loader_micro.log", "one <line>\nout of memory\n")
         code, output, page = self.make()
@@ -194,7 +287,14 @@ class ReportTest(unittest.TestCase):
         self.write_all()
         code, output, page = self.make()
         self.assertEqual(code, 0, output)
-        for name in ("throughput_windows", "throughput_tail", "first_batch_windows", "overhead", "waiting_images", "auto"):
+        for name in (
+            "throughput_windows",
+            "throughput_tail",
+            "first_batch_windows",
+            "overhead",
+            "waiting_images",
+            "auto",
+        ):
             self.assertTrue((self.folder / "plots" / f"{name}.svg").is_file(), name)
         self.assertIn("currentColor", page)
         self.assertIn("var(--torch_data)", page)
@@ -202,8 +302,12 @@ class ReportTest(unittest.TestCase):
 
     def test_python_loader_without_pytorch_says_so_and_writes_nothing(self):
         out = self.folder / "python_loader.json"
-        done = subprocess.run([sys.executable, "-S", "-I", str(ROOT / "benchmarks" / "python_loader.py"), "--json", str(out)],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-S", "-I", str(ROOT / "benchmarks" / "python_loader.py"), "--json", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("has no PyTorch", done.stdout)
         self.assertEqual(len(done.stdout.splitlines()), 1)

@@ -13,8 +13,9 @@ def gain(results, workload, workers):
             texts[loader] = (f"{number(ratio(row, inline))}x", row.name)
     if "torchfeed" not in texts:
         return ""
-    peers = [f"{name} {texts[key][0]}" for key, name in (("torch_data", "torch::data"), ("python", "Python"))
-             if key in texts]
+    peers = [
+        f"{name} {texts[key][0]}" for key, name in (("torch_data", "torch::data"), ("python", "Python")) if key in texts
+    ]
     return f"{texts['torchfeed'][0]} with {texts['torchfeed'][1]}" + (f" ({', '.join(peers)})" if peers else "")
 
 
@@ -33,8 +34,10 @@ def conversion(results):
     texts = []
     micro = results.micro.get("images_to_planes/1")
     if micro and "as_written" in micro:
-        texts.append(f"{number(micro['as_written'])}x ATen as it is written, {number(micro['best'])}x its fastest form, "
-                     "one thread")
+        texts.append(
+            f"{number(micro['as_written'])}x ATen as it is written, {number(micro['best'])}x its fastest form, "
+            "one thread"
+        )
     plain = results.best("images", "torchfeed", workers="fixed")
     converted = results.best("images_converter", "torchfeed", workers="fixed")
     if plain and converted:
@@ -49,8 +52,10 @@ def small_data(results):
         best = max(rows, key=lambda row: row["samples_per_second"], default=None)
         most = max(rows, key=lambda row: row["workers"], default=None)
         if best and most and len(rows) > 1:
-            texts.append(f"{workload}: fastest {'inline' if best['workers'] == 0 else 'with ' + best.name}"
-                         + ("" if most is best else f", {number(100 * ratio(most, best))} % of it with {most.name}"))
+            texts.append(
+                f"{workload}: fastest {'inline' if best['workers'] == 0 else 'with ' + best.name}"
+                + ("" if most is best else f", {number(100 * ratio(most, best))} % of it with {most.name}")
+            )
     return "; ".join(texts)
 
 
@@ -59,12 +64,16 @@ def persistent(results):
     ended = results.seconds("epoch_turnaround_without_persistent_workers/2")
     texts = []
     if kept and ended:
-        texts.append(f"an epoch of one batch takes {number(1e3 * kept)} ms with, {number(1e3 * ended)} ms without "
-                     f"(2 processes): {number(ended / kept)}x")
+        texts.append(
+            f"an epoch of one batch takes {number(1e3 * kept)} ms with, {number(1e3 * ended)} ms without "
+            f"(2 processes): {number(ended / kept)}x"
+        )
     python = first_of(results.select("windows", "python", workers=2))
     if python and python.later_first_batch_ms:
-        texts.append(f"Python's DataLoader: {number(python.later_first_batch_ms)} ms to a later epoch's first batch, "
-                     f"{number(python.first_batch_ms)} ms with new workers")
+        texts.append(
+            f"Python's DataLoader: {number(python.later_first_batch_ms)} ms to a later epoch's first batch, "
+            f"{number(python.first_batch_ms)} ms with new workers"
+        )
     return "; ".join(texts)
 
 
@@ -77,8 +86,11 @@ def threads(results):
     texts = []
     for model, times in by_model.items():
         if cores in times and len(times) > 1:
-            others = ", ".join(f"{number(times[cores] / seconds)}x with {count}" for count, seconds in
-                               sorted(times.items()) if count != cores)
+            others = ", ".join(
+                f"{number(times[cores] / seconds)}x with {count}"
+                for count, seconds in sorted(times.items())
+                if count != cores
+            )
             texts.append(f"{model}: {others}")
     if not texts:
         return ""
@@ -91,8 +103,11 @@ def rows_of(results):
     cores = results.machine.get("physical_cores", "?")
     rows = [
         ("Loading that waits for disk or network: more workers than cores", "2–4x", waiting(results)),
-        ("Preprocessing that computes: a worker a core", f"3–7x with cores for it; 1.9x on 2 (here: {cores})",
-         computing(results)),
+        (
+            "Preprocessing that computes: a worker a core",
+            f"3–7x with cores for it; 1.9x on 2 (here: {cores})",
+            computing(results),
+        ),
         ("Format conversion in one pass", "2–3x", conversion(results)),
         ("Small data: few workers or none", "0–2 workers", small_data(results)),
         ("Persistent workers", "no start-up an epoch", persistent(results)),
@@ -110,8 +125,9 @@ def fastest(results, workload):
     for loader in ("torch_data", "python"):
         peer = results.best(workload, loader)
         texts[loader] = f"{number(ratio(ours, peer))}x ({peer.name})" if peer else "–"
-    limit = (first_of(results.select(workload, "limit", workers=ours.last_workers))
-             or max(results.select(workload, "limit"), key=lambda row: row["workers"], default=None))
+    limit = first_of(results.select(workload, "limit", workers=ours.last_workers)) or max(
+        results.select(workload, "limit"), key=lambda row: row["workers"], default=None
+    )
     texts["limit"] = f"{number(100 * ratio(ours, limit))} %" if limit else "–"
     if limit and limit.how:
         texts["limit"] += f" ({limit.how})"

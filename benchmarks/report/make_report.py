@@ -3,8 +3,8 @@
 
     python3 benchmarks/report/make_report.py build/report
 
-Reads all JSON files, optimizer_gain.txt, csv_bench.txt, threads.txt and parts.tsv of the folder; writes report.html, whole
-in itself, and plots/*.svg there. Without matplotlib the report has its tables alone, and says so. Ends with exit code 1
+Reads all JSON files, optimizer_gain.txt, csv_bench.txt, threads.txt and parts.tsv of the folder; writes report.html,
+whole in itself, and plots/*.svg there. Without matplotlib the report has its tables alone, and says so. Ends with exit code 1
 where a part has failed or a file could not be read (the report tells), with 2 where there is nothing to report.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 
-import guide  # noqa: E402
 import page  # noqa: E402
 import results as measured  # noqa: E402
 import targets  # noqa: E402
@@ -29,16 +28,25 @@ def make_plots(results):
     figures = []
     for workload in results.workloads():
         if results.select(workload):
-            figures.append(("throughput", f"throughput_{workload}", plots.TITLES.get(workload, workload),
-                            plots.throughput(results, workload)))
+            figures.append(
+                (
+                    "throughput",
+                    f"throughput_{workload}",
+                    plots.TITLES.get(workload, workload),
+                    plots.throughput(results, workload),
+                )
+            )
     for workload, title in (("windows", "windows, 2 workers"), ("images", "images, 2 workers")):
         figures.append(("first_batch", f"first_batch_{workload}", title, plots.first_batch(results, workload)))
     figures.append(("overhead", "overhead", "What a batch costs", plots.overhead(results)))
     for workload in results.workloads():
-        figures.append(("waiting", f"waiting_{workload}", plots.TITLES.get(workload, workload),
-                        plots.waiting(results, workload)))
+        figures.append(
+            ("waiting", f"waiting_{workload}", plots.TITLES.get(workload, workload), plots.waiting(results, workload))
+        )
     figures.append(("auto", "auto", "kAuto (star) among fixed numbers of workers", plots.automatic(results)))
-    return [(section, name, title, plots.svg_of(figure, name)) for section, name, title, figure in figures if figure], ""
+    return [
+        (section, name, title, plots.svg_of(figure, name)) for section, name, title, figure in figures if figure
+    ], ""
 
 
 def main(arguments):
@@ -68,8 +76,10 @@ def main(arguments):
         print(f"report: {no_plots}", file=sys.stderr)
     reached = sum(line.verdict == "reached" for line in lines)
     missed = sum(line.verdict == "missed" for line in lines)
-    print(f"report: {reached} targets reached, {missed} missed, {len(lines) - reached - missed} not measured: "
-          f"{options.folder / 'report.html'}")
+    print(
+        f"report: {reached} targets reached, {missed} missed, {len(lines) - reached - missed} not measured: "
+        f"{options.folder / 'report.html'}"
+    )
     return 1 if faults or failed else 0
 
 

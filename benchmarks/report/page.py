@@ -19,7 +19,8 @@ h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.15rem;margin:
 p,ul{margin:.4rem 0;max-width:48rem}.soft{color:var(--soft)}
 .scroll{overflow-x:auto;margin:.6rem 0}
 table{border-collapse:collapse;font-size:.87rem;width:100%}
-th,td{text-align:left;vertical-align:top;padding:.38rem .7rem .38rem 0;border-bottom:1px solid var(--line);min-width:5.5rem}
+th,td{text-align:left;vertical-align:top;padding:.38rem .7rem .38rem 0;border-bottom:1px solid var(--line);
+min-width:5.5rem}
 th{font-weight:600;color:var(--soft)}td.wide{min-width:13rem}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
 .reached{color:var(--good)}.missed{color:var(--bad);font-weight:600}.unknown{color:var(--soft)}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1rem 1.4rem}
@@ -34,15 +35,29 @@ pre{overflow-x:auto;background:var(--head);padding:.7rem;font-size:.78rem}summar
 
 SIGNS = {"reached": "✓ reached", "missed": "✗ missed", "unknown": "– not measured"}
 SECTIONS = (
-    ("throughput", "Throughput by workers", "Medians of interleaved repeats; a thick bar is their range. Stars: kAuto, "
-     "in processes. Dashed: the physical limit of the workload."),
-    ("first_batch", "Time to the first batch", "From making the loader to its first batch, and of a later epoch with "
-     "the same workers."),
-    ("overhead", "What a batch costs, by its size", "CPU time that the training loop spends on a batch that one "
-     "worker process makes, whose bytes nobody writes; the dashed line is one memcpy of it."),
+    (
+        "throughput",
+        "Throughput by workers",
+        "Medians of interleaved repeats; a thick bar is their range. Stars: kAuto, "
+        "in processes. Dashed: the physical limit of the workload.",
+    ),
+    (
+        "first_batch",
+        "Time to the first batch",
+        "From making the loader to its first batch, and of a later epoch with " "the same workers.",
+    ),
+    (
+        "overhead",
+        "What a batch costs, by its size",
+        "CPU time that the training loop spends on a batch that one "
+        "worker process makes, whose bytes nobody writes; the dashed line is one memcpy of it.",
+    ),
     ("waiting", "Waiting for data, by training step", "The share of an epoch that the loop spends in the loader."),
-    ("auto", "kAuto against the sweep", "Each number is a fixed count of worker processes, the star is kAuto, the dashed "
-     "line its target."),
+    (
+        "auto",
+        "kAuto against the sweep",
+        "Each number is a fixed count of worker processes, the star is kAuto, the dashed " "line its target.",
+    ),
 )
 
 
@@ -69,8 +84,10 @@ def failures_of(parts, folder):
 
 def summary(results, lines):
     counts = {kind: sum(line.verdict == kind for line in lines) for kind in SIGNS}
-    texts = [f"{counts['reached']} of {len(lines)} targets reached, {counts['missed']} missed, {counts['unknown']} not "
-             "measured."]
+    texts = [
+        f"{counts['reached']} of {len(lines)} targets reached, {counts['missed']} missed, {counts['unknown']} not "
+        "measured."
+    ]
     compared = ahead = 0
     for workload in results.workloads():
         ours = results.best(workload, "torchfeed")
@@ -79,13 +96,23 @@ def summary(results, lines):
             compared += 1
             ahead += all(ours["samples_per_second"] > peer["samples_per_second"] for peer in peers)
     if compared:
-        texts.append(f"With each loader at its best setting, torchfeed is the fastest in {ahead} of {compared} workloads.")
+        texts.append(
+            f"With each loader at its best setting, torchfeed is the fastest in {ahead} of {compared} workloads."
+        )
     return "".join(f"<p>{escape(text)}</p>\n" for text in texts)
 
 
 def targets_table(lines):
-    rows = [[cell(SIGNS[line.verdict], f"n {line.verdict}"), cell(line.what, "wide"), cell(line.target, "n"),
-             cell(line.measured or "–"), cell(line.why, "wide soft")] for line in lines]
+    rows = [
+        [
+            cell(SIGNS[line.verdict], f"n {line.verdict}"),
+            cell(line.what, "wide"),
+            cell(line.target, "n"),
+            cell(line.measured or "–"),
+            cell(line.why, "wide soft"),
+        ]
+        for line in lines
+    ]
     return "<h2>Figures to reach</h2>\n" + table(("", "figure", "target", "measured", "how, or why not"), rows, "cards")
 
 
@@ -93,27 +120,49 @@ def fastest_table(results):
     found = [texts for texts in (guide.fastest(results, workload) for workload in results.workloads()) if texts]
     if not found:
         return ""
-    rows = [[cell(texts["workload"]), cell(texts["torchfeed"]), cell(texts["torch_data"]), cell(texts["python"]),
-             cell(texts["limit"], "wide"), cell(texts["why"], "wide soft")] for texts in found]
-    return ("<h2>Fastest setting of each workload</h2>\n<p>torchfeed at its best, and how many times as fast as each peer "
-            "at its own best.</p>\n"
-            + table(("workload", "torchfeed, samples", "× torch::data", "× Python", "of the limit", "why"), rows))
+    rows = [
+        [
+            cell(texts["workload"]),
+            cell(texts["torchfeed"]),
+            cell(texts["torch_data"]),
+            cell(texts["python"]),
+            cell(texts["limit"], "wide"),
+            cell(texts["why"], "wide soft"),
+        ]
+        for texts in found
+    ]
+    return (
+        "<h2>Fastest setting of each workload</h2>\n<p>torchfeed at its best, and how many times as fast as each peer "
+        "at its own best.</p>\n"
+        + table(("workload", "torchfeed, samples", "× torch::data", "× Python", "of the limit", "why"), rows)
+    )
 
 
 def guide_table(results):
-    rows = [[cell(advice, "wide"), cell(promise), cell(brings, "wide")] for advice, promise, brings in
-            guide.rows_of(results)]
+    rows = [
+        [cell(advice, "wide"), cell(promise), cell(brings, "wide")]
+        for advice, promise, brings in guide.rows_of(results)
+    ]
     return "<h2>The field's advice, measured here</h2>\n" + table(("advice", "promised", "here"), rows)
 
 
 def optimizer_table(results):
     if not results.optimizer:
         return ""
-    rows = [[cell(line["what"], "wide"), cell(number(line["default_ms"]), "n"), cell(number(line["plan_ms"]), "n"),
-             cell(f"{number(line['gain'])}x", "n"), cell(f"{number(line['low'])} to {number(line['high'])}", "n")]
-            for line in results.optimizer.values()]
-    return (f"<h2>Training steps after optimize_system_for_training()</h2>\n<p>{escape(results.optimizer_head)}.</p>\n"
-            + table(("model", "default ms", "optimized ms", "gain", "range"), rows))
+    rows = [
+        [
+            cell(line["what"], "wide"),
+            cell(number(line["default_ms"]), "n"),
+            cell(number(line["plan_ms"]), "n"),
+            cell(f"{number(line['gain'])}x", "n"),
+            cell(f"{number(line['low'])} to {number(line['high'])}", "n"),
+        ]
+        for line in results.optimizer.values()
+    ]
+    return (
+        f"<h2>Training steps after optimize_system_for_training()</h2>\n<p>{escape(results.optimizer_head)}.</p>\n"
+        + table(("model", "default ms", "optimized ms", "gain", "range"), rows)
+    )
 
 
 def plots_of(figures, results):
@@ -125,18 +174,25 @@ def plots_of(figures, results):
     for section, title, note in SECTIONS:
         chosen = [figure for figure in figures if figure[0] == section]
         if chosen:
-            drawn = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{for_page(svg, escape(name, quote=True))}"
-                            "</figure>\n" for _, _, name, svg in chosen)
-            text += f'<h2>{escape(title)}</h2>\n<p class="soft">{escape(note)}</p>\n<div class="plots">\n{drawn}</div>\n'
+            drawn = "".join(
+                f"<figure><figcaption>{escape(name)}</figcaption>{for_page(svg, escape(name, quote=True))}"
+                "</figure>\n"
+                for _, _, name, svg in chosen
+            )
+            text += (
+                f'<h2>{escape(title)}</h2>\n<p class="soft">{escape(note)}</p>\n<div class="plots">\n{drawn}</div>\n'
+            )
     return text
 
 
 def machine_of(results):
     machine, versions = results.machine, results.versions
-    facts = [f"{machine.get('cpu', 'unknown CPU')}: {machine.get('physical_cores', '?')} cores, "
-             f"{machine.get('logical_cpus', '?')} logical CPUs, {machine.get('memory_gb', '?')} GB; "
-             f"Linux {machine.get('kernel', '?')}",
-             ", ".join(f"{name} {version}" for name, version in versions.items())]
+    facts = [
+        f"{machine.get('cpu', 'unknown CPU')}: {machine.get('physical_cores', '?')} cores, "
+        f"{machine.get('logical_cpus', '?')} logical CPUs, {machine.get('memory_gb', '?')} GB; "
+        f"Linux {machine.get('kernel', '?')}",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
     return "".join(f'<p class="soft">{escape(fact)}</p>\n' for fact in facts if fact)
 
 
@@ -147,9 +203,18 @@ def settings_of(results):
     rows = [[cell(", ".join(names), "wide"), cell(settings, "wide")] for settings, names in parts_of.items()]
     text = "<h2>How it was measured</h2>\n" + (table(("parts", "settings"), rows) if rows else "")
     if results.parts:
-        rows = [[cell(part["name"]), cell("done" if part["exit"] == 0 else f"failed, exit code {part['exit']}",
-                                          "" if part["exit"] == 0 else "missed"),
-                 cell(f"{part['seconds']:.0f} s", "n"), cell(part["command"], "wide soft")] for part in results.parts]
+        rows = [
+            [
+                cell(part["name"]),
+                cell(
+                    "done" if part["exit"] == 0 else f"failed, exit code {part['exit']}",
+                    "" if part["exit"] == 0 else "missed",
+                ),
+                cell(f"{part['seconds']:.0f} s", "n"),
+                cell(part["command"], "wide soft"),
+            ]
+            for part in results.parts
+        ]
         text += table(("part", "", "took", "command"), rows)
     return text
 
@@ -157,16 +222,48 @@ def settings_of(results):
 def all_rows(results):
     def value(row, key, scale=1):
         return cell("–" if row.get(key) is None else number(scale * row[key]), "n")
+
     if not results.rows:
         return ""
-    rows = [[cell(row["workload"]), cell(row["loader"]), cell(row.name), cell(f"{row['step_ms']:g}", "n"),
-             value(row, "samples_per_second"), cell(number(row.us_per_batch), "n"), value(row, "us_per_batch_p50"),
-             value(row, "us_per_batch_p99"), value(row, "first_batch_ms"), value(row, "later_first_batch_ms"),
-             value(row, "turnaround_ms"), value(row, "waiting_share", 100), value(row, "trainer_cpu_seconds"),
-             value(row, "worker_cpu_seconds"), value(row, "peak_pss_mb"), value(row, "descriptors")]
-            for row in results.rows]
-    head = ("workload", "loader", "setting", "step ms", "samples/s", "us a batch", "p50 us", "p99 us", "first batch ms",
-            "later epoch ms", "turnaround ms", "waiting %", "trainer CPU s", "workers CPU s", "PSS MB", "descriptors")
+    rows = [
+        [
+            cell(row["workload"]),
+            cell(row["loader"]),
+            cell(row.name),
+            cell(f"{row['step_ms']:g}", "n"),
+            value(row, "samples_per_second"),
+            cell(number(row.us_per_batch), "n"),
+            value(row, "us_per_batch_p50"),
+            value(row, "us_per_batch_p99"),
+            value(row, "first_batch_ms"),
+            value(row, "later_first_batch_ms"),
+            value(row, "turnaround_ms"),
+            value(row, "waiting_share", 100),
+            value(row, "trainer_cpu_seconds"),
+            value(row, "worker_cpu_seconds"),
+            value(row, "peak_pss_mb"),
+            value(row, "descriptors"),
+        ]
+        for row in results.rows
+    ]
+    head = (
+        "workload",
+        "loader",
+        "setting",
+        "step ms",
+        "samples/s",
+        "us a batch",
+        "p50 us",
+        "p99 us",
+        "first batch ms",
+        "later epoch ms",
+        "turnaround ms",
+        "waiting %",
+        "trainer CPU s",
+        "workers CPU s",
+        "PSS MB",
+        "descriptors",
+    )
     return f"<details><summary>All {len(rows)} rows</summary>\n{table(head, rows)}</details>\n"
 
 
@@ -175,12 +272,27 @@ def render(results, lines, figures, no_plots, faults, failures):
     notes += [f"Left out: {fault}" for fault in faults]
     problems = "".join(f'<p class="missed">{escape(note)}</p>\n' for note in notes)
     for part, log in failures:
-        problems += (f'<p class="missed">The part {escape(part["name"])} failed with exit code {part["exit"]}; the rest '
-                     f"does not need it.</p>\n" + (f"<pre>{escape(log)}</pre>\n" if log else ""))
-    body = "".join((
-        "<h1>torchfeed beside torch::data and Python’s DataLoader</h1>\n", machine_of(results), summary(results, lines),
-        problems, targets_table(lines), fastest_table(results), plots_of(figures, results), guide_table(results),
-        optimizer_table(results), settings_of(results), all_rows(results)))
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>torchfeed: the comparison</title>'
-            f"<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n")
+        problems += (
+            f'<p class="missed">The part {escape(part["name"])} failed with exit code {part["exit"]}; the rest '
+            f"does not need it.</p>\n" + (f"<pre>{escape(log)}</pre>\n" if log else "")
+        )
+    body = "".join(
+        (
+            "<h1>torchfeed beside torch::data and Python’s DataLoader</h1>\n",
+            machine_of(results),
+            summary(results, lines),
+            problems,
+            targets_table(lines),
+            fastest_table(results),
+            plots_of(figures, results),
+            guide_table(results),
+            optimizer_table(results),
+            settings_of(results),
+            all_rows(results),
+        )
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>torchfeed: the comparison</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
+    )

@@ -13,22 +13,59 @@ from targets import auto_ratios, number, size_name  # noqa: E402
 
 # Told apart by those who see colours differently (after Okabe and Ito), and by their markers.
 INK, GRID = "#6e7781", "#d0d7df"
-COLOURS = {"process": "#0b66b0", "thread": "#4aa3df", "torch_data": "#c9560a", "python": "#0a8f62",
-           "limit": "#6e7782", "auto": "#a3348f"}
+COLOURS = {
+    "process": "#0b66b0",
+    "thread": "#4aa3df",
+    "torch_data": "#c9560a",
+    "python": "#0a8f62",
+    "limit": "#6e7782",
+    "auto": "#a3348f",
+}
 MARKERS = {"process": "o", "thread": "s", "torch_data": "^", "python": "D", "limit": "", "auto": "*"}
-NAMES = {"process": "processes", "thread": "threads", "torch_data": "torch::data", "python": "Python",
-         "limit": "limit", "auto": "kAuto"}
-TITLES = {"windows": "windows, a sample at a time", "windows_batch": "windows, batch-native",
-          "images": "images to float", "images_converter": "images, with BatchConverter",
-          "burn": "burn: 1 ms of computing a sample", "wait": "wait: 2 ms of waiting a sample",
-          "tail": "tail: one sample in 160 takes 40 ms", "noop": "noop: nothing to do"}
+NAMES = {
+    "process": "processes",
+    "thread": "threads",
+    "torch_data": "torch::data",
+    "python": "Python",
+    "limit": "limit",
+    "auto": "kAuto",
+}
+TITLES = {
+    "windows": "windows, a sample at a time",
+    "windows_batch": "windows, batch-native",
+    "images": "images to float",
+    "images_converter": "images, with BatchConverter",
+    "burn": "burn: 1 ms of computing a sample",
+    "wait": "wait: 2 ms of waiting a sample",
+    "tail": "tail: one sample in 160 takes 40 ms",
+    "noop": "noop: nothing to do",
+}
 
-plt.rcParams.update({
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.edgecolor": INK,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.6,
-    "axes.titlesize": 9.5, "axes.titlelocation": "left", "lines.linewidth": 1.6, "lines.markersize": 5,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"})
+plt.rcParams.update(
+    {
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "lines.linewidth": 1.6,
+        "lines.markersize": 5,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+    }
+)
 
 
 def si(value, _=None):
@@ -49,7 +86,7 @@ def svg_of(figure, name):
 
 def for_page(svg, label):
     """Without the XML head, in the page's colours, wide as its column."""
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{label}"', svg, count=1)
     for name, colour in {**COLOURS, "grid": GRID}.items():
@@ -84,10 +121,13 @@ def label_ends(axes, ends):
 def series_of(results, workload):
     """Rows by line of the plot: processes, threads, torch::data, Python; the faster of orders and fetches."""
     series = {}
-    for key, conditions in (("process", {"loader": "torchfeed", "mode": "process"}),
-                            ("thread", {"loader": "torchfeed", "mode": "thread"}),
-                            ("torch_data", {"loader": "torch_data"}), ("python", {"loader": "python"}),
-                            ("limit", {"loader": "limit"})):
+    for key, conditions in (
+        ("process", {"loader": "torchfeed", "mode": "process"}),
+        ("thread", {"loader": "torchfeed", "mode": "thread"}),
+        ("torch_data", {"loader": "torch_data"}),
+        ("python", {"loader": "python"}),
+        ("limit", {"loader": "limit"}),
+    ):
         best = {}
         for row in results.select(workload, **conditions):
             known = best.get(row["workers"])
@@ -119,8 +159,14 @@ def throughput(results, workload):
             axes.plot(xs, ys, **style)
         for x, row in zip(xs, fixed):
             if row.samples_per_second_low:
-                axes.plot([x, x], [row.samples_per_second_low, row.samples_per_second_high], color=COLOURS[key],
-                          linewidth=3.5, alpha=0.35, solid_capstyle="butt")
+                axes.plot(
+                    [x, x],
+                    [row.samples_per_second_low, row.samples_per_second_high],
+                    color=COLOURS[key],
+                    linewidth=3.5,
+                    alpha=0.35,
+                    solid_capstyle="butt",
+                )
         if ys:
             ends.append((xs[-1], ys[-1], NAMES[key], COLOURS[key]))
         if "auto" in rows and key == "process":
@@ -144,11 +190,12 @@ def first_batch(results, workload="windows", workers=2):
     """None where nothing was measured."""
     lines = []
     for text, key, conditions in (
-            ("Python", "python", {"loader": "python", "workers": workers}),
-            ("torch::data", "torch_data", {"loader": "torch_data", "workers": workers}),
-            ("threads", "thread", {"loader": "torchfeed", "mode": "thread", "workers": workers}),
-            ("processes", "process", {"loader": "torchfeed", "mode": "process", "workers": workers}),
-            ("kAuto", "auto", {"loader": "torchfeed", "mode": "process", "workers": "auto"})):
+        ("Python", "python", {"loader": "python", "workers": workers}),
+        ("torch::data", "torch_data", {"loader": "torch_data", "workers": workers}),
+        ("threads", "thread", {"loader": "torchfeed", "mode": "thread", "workers": workers}),
+        ("processes", "process", {"loader": "torchfeed", "mode": "process", "workers": workers}),
+        ("kAuto", "auto", {"loader": "torchfeed", "mode": "process", "workers": "auto"}),
+    ):
         row = next((row for row in results.select(workload, **conditions) if row.first_batch_ms), None)
         if row:
             lines.append((text, key, row))
@@ -161,7 +208,9 @@ def first_batch(results, workload="windows", workers=2):
         points = [(row.first_batch_ms, COLOURS[key])]
         if row.later_first_batch_ms:
             points.append((row.later_first_batch_ms, "none"))
-            axes.plot([row.first_batch_ms, row.later_first_batch_ms], [y, y], color=COLOURS[key], linewidth=1, alpha=0.6)
+            axes.plot(
+                [row.first_batch_ms, row.later_first_batch_ms], [y, y], color=COLOURS[key], linewidth=1, alpha=0.6
+            )
         near = len(points) > 1 and max(points)[0] < 2.5 * min(points)[0]
         for x, filling in points:
             axes.plot([x], [y], marker="o", color=COLOURS[key], markerfacecolor=filling)
@@ -198,8 +247,13 @@ def overhead(results):
     ends = []
     for key, points in lines.items():
         sizes = sorted(points)
-        axes.plot(sizes, [points[size] for size in sizes], color=COLOURS[key], marker=MARKERS[key],
-                  linestyle="--" if key == "limit" else "-")
+        axes.plot(
+            sizes,
+            [points[size] for size in sizes],
+            color=COLOURS[key],
+            marker=MARKERS[key],
+            linestyle="--" if key == "limit" else "-",
+        )
         name = {"limit": "memcpy", "process": "torchfeed"}.get(key, NAMES[key])
         ends.append((sizes[-1], points[sizes[-1]], f"{name} {number(points[sizes[-1]])}", COLOURS[key]))
     sizes = sorted(lines["process"])
@@ -218,16 +272,24 @@ def waiting(results, workload):
     """Share of time that the training loop waits, by its step. None with fewer than two steps."""
     series = {}
     for row in results.select(workload, step_ms=None):
-        if (row.waiting_share is None or row["loader"] == "limit" or row["workers"] not in (0, 2, "auto")
-                or row["loader"] == "torchfeed" and row.mode == "thread"):
+        if (
+            row.waiting_share is None
+            or row["loader"] == "limit"
+            or row["workers"] not in (0, 2, "auto")
+            or row["loader"] == "torchfeed"
+            and row.mode == "thread"
+        ):
             continue
         key = "auto" if row["workers"] == "auto" else "process" if row["loader"] == "torchfeed" else row["loader"]
         key += ", inline" if row["workers"] == 0 else ""
         known = series.setdefault(key, {}).get(row["step_ms"])
         if known is None or row.waiting_share < known.waiting_share:
             series[key][row["step_ms"]] = row
-    lines = {key: series[key] for key in ("process, inline", "process", "auto", "torch_data", "python")
-             if len(series.get(key, ())) > 1}
+    lines = {
+        key: series[key]
+        for key in ("process, inline", "process", "auto", "torch_data", "python")
+        if len(series.get(key, ())) > 1
+    }
     if not lines:
         return None
     figure, axes = axes_of()
@@ -255,8 +317,10 @@ def together(points, near=4):
             groups[-1].append((x, name))
         else:
             groups.append([(x, name)])
-    return [(sum(x for x, _ in group) / len(group), " ".join(str(name) for _, name in sorted(group, key=lambda p: p[1])))
-            for group in groups]
+    return [
+        (sum(x for x, _ in group) / len(group), " ".join(str(name) for _, name in sorted(group, key=lambda p: p[1])))
+        for group in groups
+    ]
 
 
 def automatic(results):
@@ -269,14 +333,28 @@ def automatic(results):
     axes.axvline(95, color=INK, linewidth=0.8, linestyle="--")
     for y, (auto, best, _) in enumerate(reversed(found)):
         fixed = results.select(auto["workload"], "torchfeed", "process", "fixed", auto["step_ms"], auto["in_order"])
-        for x, counts in together([(100 * row["samples_per_second"] / best["samples_per_second"], row["workers"])
-                                   for row in fixed]):
+        for x, counts in together(
+            [(100 * row["samples_per_second"] / best["samples_per_second"], row["workers"]) for row in fixed]
+        ):
             axes.text(x, y, counts, color=COLOURS["process"], ha="center", va="center", fontsize=8)
-        axes.plot([100 * auto["samples_per_second"] / best["samples_per_second"]], [y], color=COLOURS["auto"],
-                  marker=MARKERS["auto"], markersize=8, alpha=0.9, zorder=3)
-    axes.set_yticks(range(len(found)),
-                    [auto["workload"] + (f", {auto['step_ms']:g} ms" if auto["step_ms"] else "")
-                     + ("" if auto["in_order"] else ", any order") for auto, _, _ in reversed(found)])
+        axes.plot(
+            [100 * auto["samples_per_second"] / best["samples_per_second"]],
+            [y],
+            color=COLOURS["auto"],
+            marker=MARKERS["auto"],
+            markersize=8,
+            alpha=0.9,
+            zorder=3,
+        )
+    axes.set_yticks(
+        range(len(found)),
+        [
+            auto["workload"]
+            + (f", {auto['step_ms']:g} ms" if auto["step_ms"] else "")
+            + ("" if auto["in_order"] else ", any order")
+            for auto, _, _ in reversed(found)
+        ],
+    )
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel("% of the best fixed number of workers")

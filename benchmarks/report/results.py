@@ -1,7 +1,7 @@
 """What the parts of scripts/compare.sh have measured, read and checked.
 
-Files of loader_bench and python_loader.py have "schema" and "rows", those of Google Benchmark "benchmarks"; the tables of
-optimizer_gain and csv_bench are text.
+Files of loader_bench and python_loader.py have "schema" and "rows", those of Google Benchmark "benchmarks"; the tables
+of optimizer_gain and csv_bench are text.
 """
 
 import json
@@ -9,9 +9,23 @@ import re
 from pathlib import Path
 
 LOADERS = ("torchfeed", "torch_data", "python", "limit")
-WORKLOADS = ("windows", "windows_batch", "images", "images_converter", "burn", "wait", "tail", "noop")  # as they are shown
-NEEDED = {"workload": str, "loader": str, "workers": (int, str), "step_ms": (int, float),
-          "samples_per_second": (int, float)}
+WORKLOADS = (
+    "windows",
+    "windows_batch",
+    "images",
+    "images_converter",
+    "burn",
+    "wait",
+    "tail",
+    "noop",
+)  # as they are shown
+NEEDED = {
+    "workload": str,
+    "loader": str,
+    "workers": (int, str),
+    "step_ms": (int, float),
+    "samples_per_second": (int, float),
+}
 UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -61,7 +75,7 @@ def checked_row(row, where):
         raise BadInput(f"{where}: expected an object")
     for key, kind in NEEDED.items():
         if not isinstance(row.get(key), kind) or isinstance(row.get(key), bool):
-            raise BadInput(f"{where}: expected \"{key}\", got {json.dumps(row.get(key))}")
+            raise BadInput(f'{where}: expected "{key}", got {json.dumps(row.get(key))}')
     if row["loader"] not in LOADERS:
         raise BadInput(f"{where}: expected a loader of {', '.join(LOADERS)}, got {row['loader']}")
     if isinstance(row["workers"], str) and row["workers"] != "auto":
@@ -80,13 +94,17 @@ class Results:
 
     def select(self, workload=None, loader=None, mode=None, workers=None, step_ms=0, in_order=None):
         """Rows in which all that is given holds. `workers`: a number, "auto", or "fixed" for any number."""
+
         def fits(row):
-            return ((workload is None or row["workload"] == workload) and (loader is None or row["loader"] == loader)
-                    and (mode is None or row["mode"] == mode or row["workers"] == 0)
-                    and (step_ms is None or row["step_ms"] == step_ms)
-                    and (in_order is None or row["in_order"] == in_order)
-                    and (workers is None or row["workers"] == workers
-                         or (workers == "fixed" and row["workers"] != "auto")))
+            return (
+                (workload is None or row["workload"] == workload)
+                and (loader is None or row["loader"] == loader)
+                and (mode is None or row["mode"] == mode or row["workers"] == 0)
+                and (step_ms is None or row["step_ms"] == step_ms)
+                and (in_order is None or row["in_order"] == in_order)
+                and (workers is None or row["workers"] == workers or (workers == "fixed" and row["workers"] != "auto"))
+            )
+
         return [row for row in self.rows if fits(row)]
 
     def best(self, *args, **conditions):
@@ -109,13 +127,16 @@ def read_benchmarks(results, document, where):
         if run.get("error_occurred") or run.get("run_type") == "aggregate":
             continue
         if "run_name" not in run or "real_time" not in run:
-            raise BadInput(f"{where}: a benchmark without \"run_name\" and \"real_time\"")
+            raise BadInput(f'{where}: a benchmark without "run_name" and "real_time"')
         name = re.sub(r"/(real_time|manual_time|process_time|iterations:\d+|repeats:\d+)", "", run["run_name"])
         runs.setdefault(name, []).append(run)
     for name, repeats in runs.items():
         scale = UNITS[repeats[0].get("time_unit", "ns")]
-        values = {key: median([run[key] for run in repeats if key in run])
-                  for key, value in repeats[0].items() if isinstance(value, (int, float))}
+        values = {
+            key: median([run[key] for run in repeats if key in run])
+            for key, value in repeats[0].items()
+            if isinstance(value, (int, float))
+        }
         values["real_time"] *= scale
         values["cpu_time"] = values.get("cpu_time", 0) * scale
         results.micro[name] = values
@@ -135,8 +156,10 @@ def read_json(results, path):
             raise BadInput(f"{path.name}: expected \"schema\" 1, got {json.dumps(document.get('schema'))}")
         for i, row in enumerate(document["rows"]):
             if isinstance(row, dict) and row.get("error"):
-                results.errors.append(f"{path.name}: {row.get('workload')}, {row.get('loader')} {row.get('mode')} "
-                                      f"{row.get('workers')}: {row['error']}")
+                results.errors.append(
+                    f"{path.name}: {row.get('workload')}, {row.get('loader')} {row.get('mode')} "
+                    f"{row.get('workers')}: {row['error']}"
+                )
                 continue
             row = checked_row(row, f"{path.name}: row {i}")
             (results.rows if row.batch_bytes is None else results.sizes).append(row)
@@ -144,7 +167,7 @@ def read_json(results, path):
         results.versions.update(document.get("versions", {}))
         results.settings[path.stem] = document.get("settings", {})
     else:
-        raise BadInput(f"{path.name}: expected an object with \"rows\" or \"benchmarks\"")
+        raise BadInput(f'{path.name}: expected an object with "rows" or "benchmarks"')
 
 
 def read_optimizer(results, path):
@@ -155,8 +178,14 @@ def read_optimizer(results, path):
         found = re.match(r"(\w+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)x\s+([\d.]+) to ([\d.]+)\s+(.*)", line)
         if found:
             name, before, after, gain, low, high, what = found.groups()
-            results.optimizer[name] = {"default_ms": float(before), "plan_ms": float(after), "gain": float(gain),
-                                       "low": float(low), "high": float(high), "what": what}
+            results.optimizer[name] = {
+                "default_ms": float(before),
+                "plan_ms": float(after),
+                "gain": float(gain),
+                "low": float(low),
+                "high": float(high),
+                "what": what,
+            }
     if not results.optimizer:
         raise BadInput(f"{path.name}: no line with a gain in it")
 
@@ -167,8 +196,11 @@ def read_csv_bench(results, path):
     for line in text.splitlines():
         found = re.match(r"(convert --workers \d+|pandas\.read_csv)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", line)
         if found:
-            results.csv[found[1]] = {"mb_per_second": float(found[2]), "speed_up": float(found[3]),
-                                     "peak_mb": float(found[5])}
+            results.csv[found[1]] = {
+                "mb_per_second": float(found[2]),
+                "speed_up": float(found[3]),
+                "peak_mb": float(found[5]),
+            }
     if not results.csv:
         raise BadInput(f"{path.name}: no line with a speed in it")
 
@@ -191,13 +223,21 @@ def read_parts(results, path):
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = line.split("\t")
         if len(fields) == 4:
-            parts[fields[0]] = {"name": fields[0], "exit": int(fields[1]), "seconds": float(fields[2]),
-                                "command": fields[3]}
+            parts[fields[0]] = {
+                "name": fields[0],
+                "exit": int(fields[1]),
+                "seconds": float(fields[2]),
+                "command": fields[3],
+            }
     results.parts = list(parts.values())
 
 
-TEXTS = {"optimizer_gain.txt": read_optimizer, "csv_bench.txt": read_csv_bench, "threads.txt": read_threads,
-         "parts.tsv": read_parts}
+TEXTS = {
+    "optimizer_gain.txt": read_optimizer,
+    "csv_bench.txt": read_csv_bench,
+    "threads.txt": read_threads,
+    "parts.tsv": read_parts,
+}
 
 
 def read_folder(folder):
