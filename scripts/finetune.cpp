@@ -21,6 +21,7 @@
 #include "common/files.h"
 #include "common/program.h"
 #include "finetune/checkpoint.h"
+#include "finetune/loader_choice.h"
 #include "finetune/metrics.h"
 #include "finetune/model.h"
 #include "finetune/options.h"
@@ -165,6 +166,11 @@ int finetune(int argc, char** argv) {
     check_identity(checkpoint_path, checkpoint->identity, inputs.identity);
   }
   if (options->calibrate) threads = calibrate_threads(*options, inputs);
+  if (options->compare_settings) {
+    if (!options->quiet) std::fputs(threads.c_str(), stderr);
+    print_loader_choice(*options, inputs.dataset, Model(inputs.model_bytes, options->model));
+    return 0;
+  }
   program::make_folder(options->output);
   catch_stop_signals();
 

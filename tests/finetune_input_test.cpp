@@ -89,6 +89,18 @@ TEST_F(FinetuneInput, RefusesToCalibrateANumberOfThreadsThatIsGiven) {
   expect_refused({"--threads", "1", "--calibrate"}, {"--calibrate", "excludes", "--threads"});
 }
 
+TEST_F(FinetuneInput, ComparesSettingsOfTheLoaderAndWritesNothing) {
+  const std::string before = read_text(model_);
+  const auto ended = run_to_end(finetune_command(model_, output_, {"--compare-settings", "--batch-size", "32"}), dir_);
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  for (const char* row : {"inline ", "process 1 ", "process 2 ", "process auto ", "* ", "choose --num-workers "}) {
+    EXPECT_THAT(ended.out, HasSubstr(row));
+  }
+  EXPECT_FALSE(std::filesystem::exists(output_));
+  EXPECT_EQ(read_text(model_), before);
+  expect_refused({"--compare-settings", "--resume"}, {"--compare-settings", "excludes", "--resume"});
+}
+
 TEST_F(FinetuneInput, RefusesEmptyFiles) {
   expect_refused({"--model", dir_.write("empty.pt", "")}, {"empty.pt", "empty"});
   expect_refused({"--data", dir_.write("empty.csv", "")}, {"empty.csv", "empty"});

@@ -76,7 +76,10 @@ void add_run_options(CLI::App& app, Options& options) {
                "Find the number of threads by timing training steps for 5 s, on a copy of the model. Sums over other "
                "numbers of threads differ in their last bits; a run that is resumed with it may find another number")
       ->excludes(threads);
-  app.add_flag("--resume", options.resume, "Go on from the checkpoint in the output folder");
+  auto* resume = app.add_flag("--resume", options.resume, "Go on from the checkpoint in the output folder");
+  app.add_flag("--compare-settings", options.compare_settings,
+               "Measure which --num-workers trains fastest, on a copy of the model, print that and write nothing")
+      ->excludes(resume);
   app.add_flag("--quiet", options.quiet, "Print nothing but errors");
 }
 

@@ -34,6 +34,7 @@ struct Options {
   int64_t num_workers = -1;
   int threads = 0;
   bool calibrate = false;
+  bool compare_settings = false;
   bool resume = false;
   bool quiet = false;
 

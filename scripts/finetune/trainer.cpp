@@ -48,17 +48,24 @@ double training_step(Model& model, torch::optim::AdamW& optimizer, const std::ve
   return value;
 }
 
+std::function<void(const torch::data::Example<>&)> practice_on_batches(const Options& options, Model model) {
+  model.train();
+  const auto parameters = model.trainable_parameters(options.freeze);
+  // A rate of 0 takes the same time, and thousands of steps cannot run away.
+  const auto optimizer = std::make_shared<torch::optim::AdamW>(
+      parameters, torch::optim::AdamWOptions(0).weight_decay(options.weight_decay));
+  return [=, clip = options.clip](const torch::data::Example<>& batch) mutable {
+    training_step(model, *optimizer, parameters, clip, batch);
+  };
+}
+
 std::function<void()> practice_step(const Options& options, const datasets::FinancialDataset& dataset, Model model) {
   auto train = dataset.split(datasets::Split::kTrain);
   std::vector<size_t> indices(std::min(static_cast<size_t>(options.batch_size), *train.size()));
   std::iota(indices.begin(), indices.end(), size_t{0});
-  const auto batch = train.get_batch(indices);
-  model.train();
-  const auto parameters = model.trainable_parameters(options.freeze);
-  // A rate of 0 takes the same time, and hundreds of steps on one batch cannot run away.
-  const auto optimizer = std::make_shared<torch::optim::AdamW>(
-      parameters, torch::optim::AdamWOptions(0).weight_decay(options.weight_decay));
-  return [=]() mutable { training_step(model, *optimizer, parameters, options.clip, batch); };
+  return [batch = train.get_batch(indices), practice = practice_on_batches(options, std::move(model))] {
+    practice(batch);
+  };
 }
 
 Trainer::Trainer(const Options& options, const datasets::FinancialDataset& dataset, Model model,

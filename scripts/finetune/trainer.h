@@ -85,6 +85,9 @@ class Trainer {
 double training_step(Model& model, torch::optim::AdamW& optimizer, const std::vector<torch::Tensor>& parameters,
                      double clip, const torch::data::Example<>& batch);
 
+/// The trainer's step on a copy of the model, to time it with batches of the training part: the model stays as it is.
+std::function<void(const torch::data::Example<>&)> practice_on_batches(const Options& options, Model model);
+
 /// The trainer's step on a copy of the model and one batch of the training part, again and again, to time it. Nothing
 /// of the training is changed but torch's default generator, which start() and resume() set.
 std::function<void()> practice_step(const Options& options, const datasets::FinancialDataset& dataset, Model model);
