@@ -29,7 +29,6 @@ struct Options {
   std::string folder = fs::temp_directory_path();
   std::vector<int> workers = {1, 2};
   int repeats = 3;
-  int pandas_repeats = 3;
 };
 
 /// What a process took.
@@ -175,7 +174,7 @@ int measure(const Options& options, const std::string& convert, const std::strin
     }
   }
   std::vector<Taken> pandas;
-  for (int i = 0; i < options.pandas_repeats; ++i) {
+  for (int i = 0; i < options.repeats; ++i) {
     const auto taken = run({"python3", "-c",
                             "import sys\ntry:\n  import pandas\nexcept ImportError:\n  sys.exit(1)\n"
                             "f = pandas.read_csv(sys.argv[1], parse_dates=['date'])\n"
@@ -208,9 +207,6 @@ int run_bench(int argc, char** argv) {
   app.add_option("--folder", options.folder, "Where to make it")->check(CLI::ExistingDirectory)->capture_default_str();
   app.add_option("--workers", options.workers, "Numbers of workers")->delimiter(',')->check(CLI::Range(1, 256));
   app.add_option("--repeats", options.repeats, "Runs of each")->check(CLI::Range(1, 1000))->capture_default_str();
-  app.add_option("--pandas-repeats", options.pandas_repeats, "Runs of pandas.read_csv, which takes long")
-      ->check(CLI::Range(0, 1000))
-      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   std::string folder = options.folder + "/csv_bench-XXXXXX";
   if (::mkdtemp(folder.data()) == nullptr) throw std::runtime_error(folder + ": cannot make the folder");

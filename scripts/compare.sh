@@ -83,11 +83,11 @@ fi
 # How long and how often: fast loaders, slow ones (kAuto takes some batches to find its pace), and so on.
 if $quick; then
   fast=(--seconds 0.15 --repeats 1) slow=(--seconds 0.4 --repeats 1) python=(--seconds 0.1 --repeats 1)
-  micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1 --pandas-repeats 1)
+  micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
   fast=(--seconds 0.5 --repeats 3) slow=(--seconds 0.6 --repeats 3) python=(--seconds 0.3 --repeats 3)
   micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
-  csv=(--megabytes 500 --repeats 3 --pandas-repeats 1)
+  csv=(--megabytes 300 --repeats 3)
 fi
 logs=$output/logs ledger=$output/parts.tsv
 mkdir -p "$logs"

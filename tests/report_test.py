@@ -161,9 +161,11 @@ class ReportTest(unittest.TestCase):
         self.write(
             "csv_bench.txt",
             "200 MB of minute bars, median of 3 runs\n"
-            "convert --workers 1                250      1.00                 240        60\n"
-            "convert --workers 2                480      1.92                 240        80\n"
-            "pandas.read_csv                     40      0.16                  40       900\n",
+            "                         s     MB/s speed-up   converting speed-up    CPU s  peak MB\n"
+            "convert, a few bars     0.30                                          0.30       150\n"
+            "convert --workers 1     0.80      250     1.00          400     1.00     0.80       60\n"
+            "convert --workers 2     0.42      480     1.92          800     2.00     0.85       80\n"
+            "pandas.read_csv         5.00       40     0.16           40     0.10     5.00      900\n",
         )
         self.write("threads.txt", "mlp 1 0.010\nmlp 2 0.005\nmlp 2 0.005\nmlp 2 0.9\nmlp 4 0.010\n")
 
@@ -204,6 +206,9 @@ class ReportTest(unittest.TestCase):
         self.assertEqual((sign, target, measured), ("✗ missed", "≤ 80 ms", "90.0 ms, 12.5 % more than the target"))
         sign, _, measured, _ = self.verdict(page, "CSV to .npy, 1 worker: against pandas.read_csv")
         self.assertEqual((sign, measured), ("✓ reached", "6.25x"))
+        sign, _, measured, why = self.verdict(page, "CSV to .npy, 1 worker")
+        self.assertEqual((sign, measured), ("✓ reached", "250 MB/s"))
+        self.assertIn("400 MB/s without the program&#x27;s start", why)
         sign, _, measured, why = self.verdict(page, "tail, 4 workers, out of order: of the ideal, total work / workers")
         self.assertEqual((sign, measured), ("✗ missed", "0.75, 20.6 % less than the target"), why)
 

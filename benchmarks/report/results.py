@@ -191,16 +191,17 @@ def read_optimizer(results, path):
 
 
 def read_csv_bench(results, path):
+    """Lines of a name and numbers: seconds, MB/s, speed-up, those two without the program's start, CPU seconds and MB; or
+    MB/s, speed-up, MB/s of a processor and MB."""
     text = path.read_text(encoding="utf-8")
     results.csv_head = text.partition("\n")[0]
     for line in text.splitlines():
-        found = re.match(r"(convert --workers \d+|pandas\.read_csv)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", line)
-        if found:
-            results.csv[found[1]] = {
-                "mb_per_second": float(found[2]),
-                "speed_up": float(found[3]),
-                "peak_mb": float(found[5]),
-            }
+        found = re.match(r"(convert --workers \d+|pandas\.read_csv)((?:\s+[\d.]+)+)$", line)
+        numbers = [float(number) for number in found[2].split()] if found else []
+        if len(numbers) == 7:
+            results.csv[found[1]] = {"mb_per_second": numbers[1], "speed_up": numbers[2], "converting": numbers[3]}
+        elif len(numbers) == 4:
+            results.csv[found[1]] = {"mb_per_second": numbers[0], "speed_up": numbers[1]}
     if not results.csv:
         raise BadInput(f"{path.name}: no line with a speed in it")
 
