@@ -29,8 +29,8 @@ fail() {
 }
 
 workloads=(windows windows_batch images images_converter burn wait tail noop)
-parts=("${workloads[@]/#/loader_}" loader_steps python_loader python_steps python_sizes loader_micro
-  converter_micro parallel_map_micro optimizer_gain threads csv_bench)
+parts=("${workloads[@]/#/loader_}" loader_steps python_loader python_waits python_steps
+  python_sizes loader_micro converter_micro parallel_map_micro optimizer_gain threads csv_bench)
 
 quick=false resume=false install=true output='' only=()
 while (($#)); do
@@ -87,7 +87,7 @@ if $quick; then
 else
   fast=(--seconds 0.5 --repeats 3) slow=(--seconds 0.6 --repeats 3) python=(--seconds 0.3 --repeats 3)
   micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
-  csv=(--megabytes 300 --repeats 3)
+  csv=(--megabytes 200 --repeats 3)
 fi
 logs=$output/logs ledger=$output/parts.tsv
 mkdir -p "$logs"
@@ -140,7 +140,10 @@ command_of() {
     loader_*)
       command=("${bench[@]}" "${fast[@]}" --workloads "${1#loader_}" --modes process,thread --workers 0,1,2,4,auto)
       ;;
-    python_loader) command=("${python_loader[@]}" --workers 0,1,2,4) ;;
+    python_loader)
+      command=("${python_loader[@]}" --workloads windows,windows_batch,images,burn,noop --workers 0,1,2,4)
+      ;;
+    python_waits) command=("${python_loader[@]}" --workloads wait,tail --workers 0,2,4,8,16) ;;
     python_steps) command=("${python_loader[@]}" --workers 2 --workloads images --step-ms 1,2,5,10) ;;
     python_sizes)
       command=("${python_loader[@]}" --workers 1 --batch-bytes 4096,65536,1048576,16777216,33554432)
@@ -160,6 +163,7 @@ run_part() {
     return
   fi
   line="${command[*]}"
+  line=${line//"$PWD/"/}
   if $resume && awk -F '\t' -v name="$name" -v line="${line//\\/\\\\}" \
     '$1 == name {done = ($2 == 0 && $4 == line)} END {exit !done}' "$ledger" 2>/dev/null; then
     say "[$number/${#chosen[@]}] $name: done before"

@@ -29,7 +29,10 @@ svg{width:100%;height:auto;display:block}
 @media(max-width:40rem){.cards thead{display:none}.cards tr{display:grid;grid-template-columns:auto 1fr auto;
 gap:.1rem .8rem;padding:.5rem 0;border-bottom:1px solid var(--line)}.cards td{border:0;padding:0;min-width:0}
 .cards td:nth-child(2){grid-column:1/-1;order:-1}.cards td:nth-child(4){order:1}.cards td:nth-child(3){order:2}
-.cards td:nth-child(5){grid-column:1/-1;order:3}}
+.cards td:nth-child(5){grid-column:1/-1;order:3}
+.stack thead{display:none}.stack tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
+.stack td{display:block;border:0;padding:0;white-space:normal}.stack td:first-child{font-weight:600}
+.stack td:not(:first-child):not([data-name=""])::before{content:attr(data-name)": ";color:var(--soft)}}
 pre{overflow-x:auto;background:var(--head);padding:.7rem;font-size:.78rem}summary{cursor:pointer;color:var(--soft)}
 """
 
@@ -66,7 +69,11 @@ def cell(text, kind=""):
 
 
 def table(head, rows, kind="scroll"):
-    """`rows`: lists of cells. It scrolls where it is too wide; `kind` "cards": its rows are cards on a phone."""
+    """`rows`: lists of cells. It scrolls where it is too wide. On a phone the rows are cards with a grid of cells, or
+    "stack": with a line for each cell that begins with its column's name."""
+    if kind == "stack":
+        names = [escape(text, quote=True) for text in head]
+        rows = [[cell.replace("<td", f'<td data-name="{name}"', 1) for name, cell in zip(names, row)] for row in rows]
     heads = "".join(f"<th>{escape(text)}</th>" for text in head)
     body = "".join(f"<tr>{''.join(cells)}</tr>\n" for cells in rows)
     return f'<div class="{kind}"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
@@ -134,7 +141,7 @@ def fastest_table(results):
     return (
         "<h2>Fastest setting of each workload</h2>\n<p>torchfeed at its best, and how many times as fast as each peer "
         "at its own best.</p>\n"
-        + table(("workload", "torchfeed, samples", "× torch::data", "× Python", "of the limit", "why"), rows)
+        + table(("workload", "torchfeed, samples", "× torch::data", "× Python", "of the limit", "why"), rows, "stack")
     )
 
 
@@ -143,7 +150,7 @@ def guide_table(results):
         [cell(advice, "wide"), cell(promise), cell(brings, "wide")]
         for advice, promise, brings in guide.rows_of(results)
     ]
-    return "<h2>The field's advice, measured here</h2>\n" + table(("advice", "promised", "here"), rows)
+    return "<h2>The field's advice, measured here</h2>\n" + table(("advice", "promised", "here"), rows, "stack")
 
 
 def optimizer_table(results):
@@ -201,7 +208,7 @@ def settings_of(results):
     for name, settings in results.settings.items():
         parts_of.setdefault(", ".join(f"{key} {value}" for key, value in settings.items()), []).append(name)
     rows = [[cell(", ".join(names), "wide"), cell(settings, "wide")] for settings, names in parts_of.items()]
-    text = "<h2>How it was measured</h2>\n" + (table(("parts", "settings"), rows) if rows else "")
+    text = "<h2>How it was measured</h2>\n" + (table(("parts", "settings"), rows, "stack") if rows else "")
     if results.parts:
         rows = [
             [
@@ -215,7 +222,7 @@ def settings_of(results):
             ]
             for part in results.parts
         ]
-        text += table(("part", "", "took", "command"), rows)
+        text += table(("part", "", "took", "command"), rows, "stack")
     return text
 
 
