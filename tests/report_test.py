@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKE_REPORT = ROOT / "benchmarks" / "report" / "make_report.py"
+PYTHON_LOADER = ROOT / "benchmarks" / "python_loader.py"
+HAS_PYTORCH = importlib.util.find_spec("torch") is not None
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 
@@ -305,10 +307,31 @@ class ReportTest(unittest.TestCase):
         self.assertIn("var(--torch_data)", page)
         self.assertEqual(page.count("<svg"), len(list((self.folder / "plots").iterdir())))
 
+    @unittest.skipUnless(HAS_PYTORCH, f"{sys.executable} has no PyTorch")
+    def test_python_loader_measures_what_the_report_reads(self):
+        out = self.folder / "python_loader.json"
+        command = [sys.executable, str(PYTHON_LOADER), "--workloads", "windows,images", "--workers", "0,1"]
+        command += ["--step-ms", "0,1", "--seconds", "0.02", "--repeats", "1", "--json", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+        settings = [(row["workload"], row["fetch"], row["workers"], row["step_ms"]) for row in rows]
+        fetches = [("windows", "sample"), ("images", "sample"), ("images", "batch")]
+        expected = [(*fetch, workers, step) for fetch in fetches for workers in (0, 1) for step in (0, 1)]
+        self.assertEqual(sorted(settings), sorted(expected))
+        for row in rows:
+            self.assertGreater(row["first_batch_ms"], 0)
+            self.assertGreater(row["later_first_batch_ms"], 0)
+            self.assertGreater(row["us_per_batch_p50"], 1000 * row["step_ms"] * 0.5)
+            self.assertEqual(row["mode"], "process" if row["workers"] else "inline")
+        code, output, page = self.make()
+        self.assertEqual(code, 0, output)
+        self.assertIn("python 3.", page)
+
     def test_python_loader_without_pytorch_says_so_and_writes_nothing(self):
         out = self.folder / "python_loader.json"
         done = subprocess.run(
-            [sys.executable, "-S", "-I", str(ROOT / "benchmarks" / "python_loader.py"), "--json", str(out)],
+            [sys.executable, "-S", "-I", str(PYTHON_LOADER), "--json", str(out)],
             capture_output=True,
             text=True,
             check=False,
