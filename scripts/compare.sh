@@ -4,13 +4,13 @@ set -euo pipefail
 
 usage() {
   cat <<'END_OF_USAGE'
-usage: scripts/compare.sh [--quick] [--resume] [--only PART]... [--output DIR] [--no-install]
+usage: scripts/compare.sh [--quick] [--resume] [--only PART]... [--list] [--output DIR] [--no-install]
 
 Measures torchfeed beside torch::data and Python's DataLoader on this machine, and makes build/report/report.html:
 tables and plots in one file, for any browser. Takes about a quarter of an hour on 2 cores with the build; leave the
 machine alone meanwhile.
 
-  --quick       a look in two minutes: one short run of each setting, so figures are rough
+  --quick       a look in three minutes: one short run of each setting, so figures are rough
   --resume      keep the parts that an earlier run with the same options has finished
   --only PART   measure this part alone, beside what is there; may be given again. Parts: see --list
   --list        print the parts
