@@ -152,7 +152,7 @@ int run(const Options& options) {
   const int cores = report["machine"]["physical_cores"];
   std::printf(
       "LibTorch %s, %d cores, %d intra-op threads; batches of %zu, prefetch_factor %zu (torch_data: max_jobs "
-      "%zu a worker), %d repeats of %g s, medians; *: the fastest\n",
+      "%zu a worker), %d repeats of %g s, medians; *: the fastest, or the first listed within 2 %% of it\n",
       TORCH_VERSION, cores, at::get_num_threads(), options.batch_size, options.prefetch_factor, options.prefetch_factor,
       options.repeats, options.seconds);
   compute_for(0.1);  // finds out how fast this machine is

@@ -69,11 +69,11 @@ TEST(CompareSettingsTest, WorkersAreFasterWhereADatasetWaits) {
 TEST(CompareSettingsTest, ThePaceIsWhatWorkersWaitForTogether) {
   const auto rows = compare_settings([] { return waiting_dataset(std::chrono::milliseconds(20)); },
                                      {options_of({0}, 2), options_of({4}, 2)}, kNoStep,
-                                     {.repeats = 3, .time = std::chrono::milliseconds(200), .print = false});
+                                     {.repeats = 3, .time = std::chrono::milliseconds(400), .print = false});
   // A batch of 2 takes at least 20 ms of one of them, and nothing else here takes long.
-  EXPECT_THAT(rows[0].samples_per_second, AllOf(Ge(70), Le(100)));
-  EXPECT_THAT(rows[1].samples_per_second, AllOf(Ge(280), Le(400)));
-  EXPECT_THAT(rows[0].us_per_batch_p50, AllOf(Ge(20'000), Le(29'000)));
+  EXPECT_THAT(rows[0].samples_per_second, AllOf(Ge(50), Le(103)));
+  EXPECT_THAT(rows[1].samples_per_second, AllOf(Ge(200), Le(420)));
+  EXPECT_THAT(rows[0].us_per_batch_p50, AllOf(Ge(20'000), Le(40'000)));
 }
 
 TEST(CompareSettingsTest, RowsKeepTheOrderOfTheirSettings) {

@@ -112,8 +112,8 @@ TEST_F(LoaderBench, SaysWhatMakesTheBaselineAnother) {
 
 TEST_F(LoaderBench, RefusesABaselineThatSaysNothing) {
   const json report = measure();
-  const auto expect_refused = [&](const std::string& path, const char* why, const char* repeats = "3") {
-    const Ended ended = run({"--baseline", path}, repeats);
+  const auto expect_refused = [&](const std::string& path, const char* why) {
+    const Ended ended = run({"--baseline", path});
     EXPECT_EQ(ended.code, 2);
     EXPECT_THAT(ended.err, AllOf(StartsWith("loader_bench: "), HasSubstr(why)));
   };
@@ -123,10 +123,15 @@ TEST_F(LoaderBench, RefusesABaselineThatSaysNothing) {
 }
 
 TEST_F(LoaderBench, NeedsRepeatsToTellNoise) {
-  const std::string path = baseline(measure(), 1);
-  const Ended ended = run({"--baseline", path}, "2");
-  EXPECT_EQ(ended.code, 2);
-  EXPECT_THAT(ended.err, HasSubstr("expected at least 3 repeats in both runs, got 2 now"));
+  const std::string path = baseline(measure(), 1, [](json& report) {
+    for (json& row : report["rows"]) row["repeats"] = 2;
+  });
+  const Ended before = run({"--baseline", path});
+  EXPECT_EQ(before.code, 2);
+  EXPECT_THAT(before.err, HasSubstr("none of its rows has at least 3 repeats and was measured now"));
+  const Ended now = run({"--baseline", path}, "2");
+  EXPECT_EQ(now.code, 2);
+  EXPECT_THAT(now.err, HasSubstr("--repeats: expected at least 3 with --baseline, got 2"));
 }
 
 TEST_F(LoaderBench, RefusesWhatItDoesNotUnderstandInOneLine) {

@@ -18,8 +18,7 @@ struct BaselineComparison {
 /// Compares two reports row by row. A row is slower (or faster) if each of its repeats is slower than each of the other
 /// run's, and the median by more than 5 %, as two runs meet the machine in two moods. Limits are not compared: they
 /// tell of the machine.
-/// Throws std::invalid_argument if the baseline has nothing to compare with, or less than three repeats of a row have
-/// no spread to speak of.
+/// Throws std::invalid_argument if there is nothing to compare: rows count that both have, with three repeats or more.
 BaselineComparison compare_with_baseline(const nlohmann::json& baseline, const nlohmann::json& now);
 
 }  // namespace torchfeed::bench

@@ -112,6 +112,10 @@ void check_numbers(const Options& options) {
   if (std::isnan(options.seconds)) {
     throw std::invalid_argument("--seconds: expected 0.001 to 3600, got nan");
   }
+  if (!options.baseline.empty() && options.repeats < kLeastRepeatsToCompare) {
+    throw std::invalid_argument("--repeats: expected at least " + std::to_string(kLeastRepeatsToCompare) +
+                                " with --baseline, got " + std::to_string(options.repeats));
+  }
 }
 
 }  // namespace

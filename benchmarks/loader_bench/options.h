@@ -12,6 +12,9 @@
 
 namespace torchfeed::bench {
 
+/// With fewer repeats there is no spread to compare.
+inline constexpr int kLeastRepeatsToCompare = 3;
+
 enum class Library { kTorchfeed, kTorchData };
 
 /// A loader's settings.

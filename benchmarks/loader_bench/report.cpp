@@ -136,7 +136,7 @@ json row_of_limit(std::int64_t workers, const Task& task, const Limit& limit) {
 void write_report(const std::string& path, const json& report) {
   errno = 0;
   std::ofstream file(path);
-  file << report.dump(1) << '\n';
+  file << report.dump(1, ' ', false, json::error_handler_t::replace) << '\n';
   if (!file.flush()) {
     throw std::system_error(errno, std::generic_category(), path);
   }

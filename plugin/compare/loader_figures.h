@@ -28,13 +28,14 @@ struct LoaderFigures {
   double later_first_batch_ms = 0;  ///< from begin() to the first batch, in later epochs of the same loader
   double turnaround_ms = 0;         ///< from an epoch's last step to the next epoch's first batch
   double waiting_share = 0;  ///< of the loop's time, 0 to 1, in which it waited for the loader, or inline made batches
-  double trainer_cpu_seconds = 0;    ///< of the trainer's process, worker threads left out
-  double worker_cpu_seconds = 0;     ///< of worker processes and the server that forks them, or of worker threads
-  double peak_pss_mb = 0;            ///< MB of memory, trainer and workers; what they share is counted once
-  double added_pss_mb = 0;           ///< how much of it came with the loader
-  std::ptrdiff_t descriptors = 0;    ///< open files of the trainer that came with the loader
-  int workers = 0;                   ///< at the end of the last repeat; torch::data does not tell: 0
-  std::uint64_t copied_batches = 0;  ///< in the last repeat, see LoaderStats
+  double trainer_cpu_seconds = 0;  ///< of the trainer's process, worker threads left out
+  double worker_cpu_seconds = 0;   ///< of worker processes and the server that forks them, or of worker threads
+  double peak_pss_mb =
+      0;  ///< MB of trainer and workers, the most seen after the timed part; what they share counts once
+  double added_pss_mb = 0;                   ///< how much of it came with the loader
+  std::ptrdiff_t descriptors = 0;            ///< open files of the trainer that came with the loader
+  int workers = 0;                           ///< at the end of the last repeat; torch::data does not tell: 0
+  std::uint64_t copied_batches = 0;          ///< in the last repeat, see LoaderStats
   std::vector<WorkerChange> worker_changes;  ///< in the last repeat, of kAuto
 };
 
