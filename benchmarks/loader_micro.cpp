@@ -108,6 +108,16 @@ void epoch_turnaround(benchmark::State& state) {
 }
 BENCHMARK(epoch_turnaround)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMicrosecond);
 
+/// The same with workers that end with each epoch.
+void epoch_turnaround_without_persistent_workers(benchmark::State& state) {
+  auto loader = feed::make_data_loader<Sampler>(
+      Windows(), feed::DataLoaderOptions(kBatch).num_workers(state.range(0)).persistent_workers(false));
+  for (auto _ : state) {
+    benchmark::DoNotOptimize((*loader->begin()).data_ptr());
+  }
+}
+BENCHMARK(epoch_turnaround_without_persistent_workers)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMicrosecond);
+
 /// The trainer's own time a batch (the CPU column), whatever the batch's size: workers only take memory, so that they
 /// keep ahead.
 class Untouched : public torch::data::datasets::BatchDataset<Untouched, at::Tensor, std::vector<std::size_t>> {
@@ -130,6 +140,18 @@ void consumer_cost(benchmark::State& state) {
   }
 }
 BENCHMARK(consumer_cost)->RangeMultiplier(16)->Range(std::int64_t{4} << 10, std::int64_t{32} << 20)->UseRealTime();
+
+/// What one copy of such a batch takes, from memory that is not in the caches if it is large.
+void memcpy_batch(benchmark::State& state) {
+  const auto bytes = static_cast<std::size_t>(state.range(0));
+  const std::vector<char> from(bytes, 'x');
+  std::vector<char> to(bytes);
+  for (auto _ : state) {
+    std::memcpy(to.data(), from.data(), bytes);
+    benchmark::ClobberMemory();
+  }
+}
+BENCHMARK(memcpy_batch)->RangeMultiplier(16)->Range(std::int64_t{4} << 10, std::int64_t{32} << 20);
 
 /// From make_data_loader to the first batch, beside 1 GB of heap that is in use.
 void first_batch_with_heap(benchmark::State& state) {

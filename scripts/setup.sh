@@ -4,13 +4,14 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: scripts/setup.sh [--check] [--help]
+usage: scripts/setup.sh [--check] [--with-report] [--help]
 
 Installs the compiler, CMake and the libraries that torchfeed builds with, from Debian's packages.
 Where all of them are there, it says so and does nothing: no root, no network.
 Without root it installs nothing, but prints the command to run, and ends with exit code 1.
 
-  --check   only tell what is missing (exit code 1 if anything is)
+  --check         only tell what is missing (exit code 1 if anything is)
+  --with-report   also what scripts/compare.sh compares with and draws with: Python's PyTorch, pandas and matplotlib
 
 A LibTorch of your own: set Torch_DIR or CMAKE_PREFIX_PATH to it, and Debian's is left alone:
   CMAKE_PREFIX_PATH=$HOME/libtorch scripts/setup.sh
@@ -50,6 +51,7 @@ check_only=false
 while (($#)); do
   case $1 in
     --check) check_only=true ;;
+    --with-report) libraries+=(python3-torch python3-pandas python3-matplotlib) ;;
     -h | --help)
       usage
       exit
