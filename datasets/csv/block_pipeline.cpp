@@ -1,5 +1,6 @@
 #include <torchfeed/datasets/csv/block_pipeline.h>
 
+#include <chrono>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -16,7 +17,7 @@ BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_
       results_(window_) {
   threads_.reserve(static_cast<std::size_t>(threads));
   try {
-    for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { run(); });
   } catch (const std::system_error&) {
     // As many as the system grants; the caller parses anyway.
   } catch (const std::bad_alloc&) {
@@ -26,7 +27,7 @@ BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_
 BlockPipeline::~BlockPipeline() {
   {
     const std::lock_guard lock(mutex_);
-    ended_ = true;
+    stopped_ = true;
   }
   changed_.notify_all();
   for (auto& thread : threads_) thread.join();
@@ -45,7 +46,9 @@ std::optional<ParsedBlock> BlockPipeline::next() {
       return std::move(result.block);
     }
     if (ended_ && given_ == claimed_) return std::nullopt;
-    if (!ended_ && !reading_ && has_room()) {
+    if (!works_.empty()) {
+      do_work(lock);
+    } else if (can_claim()) {
       auto task = claim(lock);
       lock.unlock();
       if (task) parse(std::move(*task), own_parser_);
@@ -54,6 +57,43 @@ std::optional<ParsedBlock> BlockPipeline::next() {
       changed_.wait(lock);
     }
   }
+}
+
+std::future<void> BlockPipeline::async(std::function<void()> work) {
+  std::packaged_task<void()> task(std::move(work));
+  auto done = task.get_future();
+  if (threads_.empty()) {
+    task();
+    return done;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    works_.push_back(std::move(task));
+  }
+  changed_.notify_all();
+  return done;
+}
+
+void BlockPipeline::wait(const std::future<void>& work) {
+  std::unique_lock lock(mutex_);
+  while (work.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    if (works_.empty()) {
+      changed_.wait(lock);
+    } else {
+      do_work(lock);
+    }
+  }
+}
+
+void BlockPipeline::do_work(std::unique_lock<std::mutex>& lock) {
+  {
+    auto work = std::move(works_.front());
+    works_.pop_front();
+    lock.unlock();
+    work();
+  }  // What it holds goes outside of the lock.
+  lock.lock();
+  changed_.notify_all();
 }
 
 // One at a time takes from the source, without the lock, as that may take long. None at the end of the text.
@@ -99,7 +139,7 @@ void BlockPipeline::parse(Task task, BlockParser& parser) {
   changed_.notify_all();
 }
 
-void BlockPipeline::work() {
+void BlockPipeline::run() {
   std::optional<BlockParser> parser;
   try {
     parser.emplace(plan_);
@@ -108,13 +148,15 @@ void BlockPipeline::work() {
   }
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return ended_ || (!reading_ && has_room()); });
-    if (ended_) return;
-    auto task = claim(lock);
-    if (!task) return;
-    lock.unlock();
-    parse(std::move(*task), *parser);
-    lock.lock();
+    changed_.wait(lock, [this] { return stopped_ || !works_.empty() || can_claim(); });
+    if (stopped_) return;
+    if (!works_.empty()) {
+      do_work(lock);
+    } else if (auto task = claim(lock)) {
+      lock.unlock();
+      parse(std::move(*task), *parser);
+      lock.lock();
+    }
   }
 }
 

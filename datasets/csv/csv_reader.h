@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,7 +51,8 @@ struct CsvOptions {
   std::vector<std::string> columns{};
   /// Default: `MissingValues::kError`.
   MissingValues missing = MissingValues::kError;
-  /// Threads that parse, the calling one among them. Range: 1 to 256. Default: 1.
+  /// Threads that parse, and do what is given to `CsvReader::async`, the calling one among them. Range: 1 to 256.
+  /// Default: 1.
   int threads = 1;
   /// Bytes of text in a block, but for its last line, which is whole. Memory is about 3 * threads times this much.
   /// Range: 1 to 1 GiB. Default: 1 MiB.
@@ -103,6 +106,13 @@ class CsvReader {
 
   /// The next rows in the file's order, at least one; none after the last. After an exception there is no more to get.
   std::optional<ColumnTable> next();
+
+  /// Has `work` done by one of the reader's threads, before it parses what is not asked for yet, or by the calling
+  /// thread: at once where there is no other, else in `next` and `wait`. Works begin in the order in which they come.
+  /// Those that have not begun when the reader ends are dropped. The future has what the work throws.
+  std::future<void> async(std::function<void()> work);
+  /// Waits for one of them, and does others meanwhile.
+  void wait(const std::future<void>& work);
 
   /// Rows left out, and values filled, so far, as the options' `missing` asks.
   std::uint64_t dropped_rows() const;
