@@ -102,8 +102,11 @@ class MappedSource : public MemorySource {
       : MemorySource(mapping.text()), file_(std::move(file)), mapping_(std::move(mapping)) {}
 
   void release(const TextBlock& block) noexcept override {
-    // The first and last page may hold parts of the neighbours; mapped again, they have the same bytes.
-    const auto begin = static_cast<std::size_t>(block.text.data() - mapping_.begin()) / page_bytes() * page_bytes();
+    // The system maps pages before those that it is asked for, up to a multiple of 64 KiB, again and again as blocks
+    // come. What it takes from the neighbours is mapped again, with the same bytes.
+    constexpr std::size_t kMappedAround = std::size_t{1} << 16;
+    const auto first = static_cast<std::size_t>(block.text.data() - mapping_.begin());
+    const auto begin = first / kMappedAround * kMappedAround;
     const auto end = static_cast<std::size_t>(block.text.data() + block.text.size() - mapping_.begin());
     ::madvise(mapping_.begin() + begin, end - begin, MADV_DONTNEED);
   }
