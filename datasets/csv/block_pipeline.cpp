@@ -13,7 +13,7 @@ BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_
       block_bytes_(block_bytes),
       // Two for each thread, so that nobody waits for a block that takes long, and one that the caller works on.
       window_(static_cast<std::uint64_t>(threads) * 2 + 1),
-      own_parser_(plan),
+      own_{BlockParser(plan), {}},
       results_(window_) {
   threads_.reserve(static_cast<std::size_t>(threads));
   try {
@@ -51,7 +51,7 @@ std::optional<ParsedBlock> BlockPipeline::next() {
     } else if (can_claim()) {
       auto task = claim(lock);
       lock.unlock();
-      if (task) parse(std::move(*task), own_parser_);
+      if (task) parse(std::move(*task), own_);
       lock.lock();
     } else {
       changed_.wait(lock);
@@ -120,16 +120,14 @@ std::optional<BlockPipeline::Task> BlockPipeline::claim(std::unique_lock<std::mu
   return task;
 }
 
-void BlockPipeline::parse(Task task, BlockParser& parser) {
+void BlockPipeline::parse(Task task, Worker& worker) {
   Result result;
-  // The bytes of a short string move with it.
-  if (!task.text.owned.empty()) task.text.text = task.text.owned;
   try {
-    result.block = parser.parse(task.text.text, task.text.cut);
+    source_.load(task.text, worker.room);
+    result.block = worker.parser.parse(task.text.text, task.text.cut);
   } catch (...) {
-    result.error = std::current_exception();  // no memory
+    result.error = std::current_exception();
   }
-  source_.release(task.text);
   {
     const std::lock_guard lock(mutex_);
     // What comes behind a fault is not looked at.
@@ -140,9 +138,9 @@ void BlockPipeline::parse(Task task, BlockParser& parser) {
 }
 
 void BlockPipeline::run() {
-  std::optional<BlockParser> parser;
+  std::optional<Worker> worker;
   try {
-    parser.emplace(plan_);
+    worker.emplace(Worker{BlockParser(plan_), {}});
   } catch (const std::bad_alloc&) {
     return;  // The others do it, the caller at least.
   }
@@ -154,7 +152,7 @@ void BlockPipeline::run() {
       do_work(lock);
     } else if (auto task = claim(lock)) {
       lock.unlock();
-      parse(std::move(*task), *parser);
+      parse(std::move(*task), *worker);
       lock.lock();
     }
   }

@@ -44,6 +44,11 @@ class BlockPipeline {
     std::uint64_t number = 0;
     TextBlock text;
   };
+  /// What a thread uses for one block after the other.
+  struct Worker {
+    BlockParser parser;
+    std::vector<char> room;  // for the text
+  };
   struct Result {
     ParsedBlock block;
     std::exception_ptr error;
@@ -52,7 +57,7 @@ class BlockPipeline {
   bool has_room() const { return claimed_ < given_ + window_; }
   bool can_claim() const { return !ended_ && !reading_ && has_room(); }
   std::optional<Task> claim(std::unique_lock<std::mutex>& lock);
-  void parse(Task task, BlockParser& parser);
+  void parse(Task task, Worker& worker);
   void do_work(std::unique_lock<std::mutex>& lock);
   void run();
 
@@ -60,7 +65,7 @@ class BlockPipeline {
   const CsvPlan& plan_;
   std::size_t block_bytes_;
   std::uint64_t window_;  // blocks that may be begun and not yet given
-  BlockParser own_parser_;
+  Worker own_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

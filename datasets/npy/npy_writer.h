@@ -30,7 +30,8 @@ class NpyWriter {
   std::int64_t reserve(std::int64_t count);
   /// Writes whole rows from `row` on, where they have their place. Any thread, and several at a time.
   void write_at(std::int64_t row, std::span<const std::byte> rows) const;
-  /// The rows before `end_row` are written: the system may be asked to begin with the disk, so that `finish` waits less.
+  /// The rows before `end_row` are written: the system may be asked to begin with the disk, so that `finish` waits
+  /// less.
   void written_up_to(std::int64_t end_row);
 
   /// Adds whole rows, all three of the above in one; std::invalid_argument for parts of rows.
