@@ -166,12 +166,13 @@ void print(const std::string& name, const std::vector<Taken>& runs, double megab
 /// The rows of numbers in a pandas frame, if any Python here has pandas.
 std::vector<Taken> measure_pandas(const std::string& csv, int repeats) {
   const std::string program =
-      "import sys\ntry:\n  import pandas\nexcept ImportError:\n  sys.exit(1)\n"
+      "import pandas, sys\n"
       "f = pandas.read_csv(sys.argv[1], parse_dates=['date'])\n"
       "f[['open', 'high', 'low', 'close', 'volume']].to_numpy('float32')\n";
   std::vector<Taken> runs;
   for (const std::string python : {"python3", "/usr/bin/python3"}) {
-    if (!run({python, "-c", "import pandas"}).ended) continue;
+    const std::string probe = "import importlib.util, sys\nsys.exit(importlib.util.find_spec('pandas') is None)";
+    if (!run({python, "-c", probe}).ended) continue;
     for (int i = 0; i < repeats; ++i) {
       const auto taken = run({python, "-c", program, csv});
       if (!taken.ended) throw std::runtime_error(python + " failed");
@@ -211,6 +212,7 @@ void measure(const Options& options, const std::string& convert, const std::stri
     print("convert --workers " + std::to_string(options.workers[w]), runs[w], megabytes, alone, start);
   }
   if (!options.pandas) return;
+  std::fflush(stdout);  // before there is a child that has it, too
   const auto pandas = measure_pandas(csv, options.repeats);
   if (pandas.empty()) {
     std::printf("%-22s %8s\n", "pandas.read_csv", "not here");
