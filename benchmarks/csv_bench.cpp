@@ -1,5 +1,6 @@
 /// Makes a CSV file of minute bars and converts it with bin/convert: megabytes of CSV a second and the most memory, by
-/// 1 and by 2 workers in turn, and beside pandas.read_csv where Python has it. Prints a table.
+/// 1 and by 2 workers in turn, and beside pandas.read_csv where Python has it. Prints a table. To load LibTorch takes a
+/// moment, whatever the file: what a file of a few bars takes is told, and left out in the columns "converting".
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -29,6 +30,8 @@ struct Options {
   std::string folder = fs::temp_directory_path();
   std::vector<int> workers = {1, 2};
   int repeats = 3;
+  std::string features;  // convert's default if empty
+  bool pandas = true;
 };
 
 /// What a process took.
@@ -145,57 +148,77 @@ void write_bars(const std::string& path, double bytes) {
   text.flush(/*all=*/true);
 }
 
-double median(std::vector<double> values) {
+double median(const std::vector<Taken>& runs, double Taken::*figure) {
+  std::vector<double> values;
+  for (const auto& one : runs) values.push_back(one.*figure);
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
 
-void print(const std::string& name, const std::vector<Taken>& runs, double megabytes, double alone) {
-  std::vector<double> seconds, computed, peak;
-  for (const auto& one : runs) {
-    seconds.push_back(one.seconds);
-    computed.push_back(one.computed);
-    peak.push_back(one.peak_mb);
+/// `alone`: seconds of the first row. `start`: seconds that the program takes before and after its work.
+void print(const std::string& name, const std::vector<Taken>& runs, double megabytes, double alone, double start) {
+  const double seconds = median(runs, &Taken::seconds);
+  std::printf("%-22s %8.2f %8.0f %8.2f %12.0f %8.2f %8.2f %8.0f\n", name.c_str(), seconds, megabytes / seconds,
+              alone / seconds, megabytes / (seconds - start), (alone - start) / (seconds - start),
+              median(runs, &Taken::computed), median(runs, &Taken::peak_mb));
+}
+
+/// The rows of numbers in a pandas frame, if any Python here has pandas.
+std::vector<Taken> measure_pandas(const std::string& csv, int repeats) {
+  const std::string program =
+      "import pandas, sys\n"
+      "f = pandas.read_csv(sys.argv[1], parse_dates=['date'])\n"
+      "f[['open', 'high', 'low', 'close', 'volume']].to_numpy('float32')\n";
+  std::vector<Taken> runs;
+  for (const std::string python : {"python3", "/usr/bin/python3"}) {
+    const std::string probe = "import importlib.util, sys\nsys.exit(importlib.util.find_spec('pandas') is None)";
+    if (!run({python, "-c", probe}).ended) continue;
+    for (int i = 0; i < repeats; ++i) {
+      const auto taken = run({python, "-c", program, csv});
+      if (!taken.ended) throw std::runtime_error(python + " failed");
+      runs.push_back(taken);
+    }
+    break;
   }
-  std::printf("%-28s %9.0f %9.2f %19.0f %9.0f\n", name.c_str(), megabytes / median(seconds), alone / median(seconds),
-              megabytes / median(computed), median(peak));
+  return runs;
 }
 
 /// Converts by each number of workers in turn, so that what else the machine does hits all alike.
-int measure(const Options& options, const std::string& convert, const std::string& csv, const std::string& out) {
-  const double megabytes = static_cast<double>(fs::file_size(csv)) / 1e6;
+void measure(const Options& options, const std::string& convert, const std::string& folder) {
+  const std::string csv = folder + "/bars.csv";
+  const auto convert_by = [&](const std::string& file, int workers) {
+    fs::remove_all(folder + "/out");
+    std::vector<std::string> command = {convert,   file,        folder + "/out",
+                                        "--quiet", "--workers", std::to_string(workers)};
+    if (!options.features.empty()) command.insert(command.end(), {"--features", options.features});
+    const auto taken = run(command);
+    if (!taken.ended) throw std::runtime_error(convert + " failed");
+    return taken;
+  };
+  std::vector<Taken> starts;
   std::vector<std::vector<Taken>> runs(options.workers.size());
   for (int i = 0; i < options.repeats; ++i) {
-    for (std::size_t w = 0; w < options.workers.size(); ++w) {
-      fs::remove_all(out);
-      const auto taken = run({convert, csv, out, "--quiet", "--workers", std::to_string(options.workers[w])});
-      if (!taken.ended) throw std::runtime_error(convert + " failed");
-      runs[w].push_back(taken);
-    }
+    starts.push_back(convert_by(folder + "/few.csv", 1));
+    for (std::size_t w = 0; w < options.workers.size(); ++w) runs[w].push_back(convert_by(csv, options.workers[w]));
   }
-  std::vector<Taken> pandas;
-  for (int i = 0; i < options.repeats; ++i) {
-    const auto taken = run({"python3", "-c",
-                            "import sys\ntry:\n  import pandas\nexcept ImportError:\n  sys.exit(1)\n"
-                            "f = pandas.read_csv(sys.argv[1], parse_dates=['date'])\n"
-                            "f[['open', 'high', 'low', 'close', 'volume']].to_numpy('float32')\n",
-                            csv});
-    if (!taken.ended) break;
-    pandas.push_back(taken);
-  }
-  std::vector<double> alone;
-  for (const auto& one : runs[0]) alone.push_back(one.seconds);
-  std::printf("%.0f MB of minute bars, median of %d runs\n", megabytes, options.repeats);
-  std::printf("%-28s %9s %9s %19s %9s\n", "", "MB/s", "speed-up", "MB/s of a processor", "peak MB");
+  const double megabytes = static_cast<double>(fs::file_size(csv)) / 1e6;
+  const double start = median(starts, &Taken::seconds);
+  const double alone = median(runs[0], &Taken::seconds);
+  std::printf("%.0f MB of minute bars, medians of %d runs\n%-22s %8s %8s %8s %12s %8s %8s %8s\n", megabytes,
+              options.repeats, "", "s", "MB/s", "speed-up", "converting", "speed-up", "CPU s", "peak MB");
+  std::printf("%-22s %8.2f %38s %8.2f %8.0f\n", "convert, a few bars", start, "", median(starts, &Taken::computed),
+              median(starts, &Taken::peak_mb));
   for (std::size_t w = 0; w < options.workers.size(); ++w) {
-    print("convert --workers " + std::to_string(options.workers[w]), runs[w], megabytes, median(alone));
+    print("convert --workers " + std::to_string(options.workers[w]), runs[w], megabytes, alone, start);
   }
+  if (!options.pandas) return;
+  std::fflush(stdout);  // before there is a child that has it, too
+  const auto pandas = measure_pandas(csv, options.repeats);
   if (pandas.empty()) {
-    std::printf("%-28s %9s\n", "pandas.read_csv", "not here");
+    std::printf("%-22s %8s\n", "pandas.read_csv", "not here");
   } else {
-    print("pandas.read_csv", pandas, megabytes, median(alone));
+    print("pandas.read_csv", pandas, megabytes, alone, 0);
   }
-  return 0;
 }
 
 int run_bench(int argc, char** argv) {
@@ -207,6 +230,8 @@ int run_bench(int argc, char** argv) {
   app.add_option("--folder", options.folder, "Where to make it")->check(CLI::ExistingDirectory)->capture_default_str();
   app.add_option("--workers", options.workers, "Numbers of workers")->delimiter(',')->check(CLI::Range(1, 256));
   app.add_option("--repeats", options.repeats, "Runs of each")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--features", options.features, "As bin/convert takes them");
+  app.add_flag("!--no-pandas", options.pandas, "Leaves pandas out");
   CLI11_PARSE(app, argc, argv);
   std::string folder = options.folder + "/csv_bench-XXXXXX";
   if (::mkdtemp(folder.data()) == nullptr) throw std::runtime_error(folder + ": cannot make the folder");
@@ -215,9 +240,11 @@ int run_bench(int argc, char** argv) {
     fs::remove_all(*path, ignored);
   };
   const std::unique_ptr<const std::string, decltype(remove)> remover(&folder, remove);
+  write_bars(folder + "/few.csv", 10'000);
   write_bars(folder + "/bars.csv", options.megabytes * 1e6);
   const auto convert = fs::read_symlink("/proc/self/exe").parent_path() / "convert";
-  return measure(options, convert, folder + "/bars.csv", folder + "/out");
+  measure(options, convert, folder);
+  return 0;
 }
 
 }  // namespace

@@ -50,25 +50,23 @@ std::string npy_header(const char* descr, const std::vector<std::int64_t>& shape
   return std::string("\x93NUMPY\x01\0\x76\0", 10) + padded + '\n';
 }
 
-/// A converted directory of so many rows of normal numbers, removed at the end of the program.
+/// A converted directory of rows of normal numbers, removed at the end of the program. With `more_columns` the rows are
+/// zeros, that take no place on the disk.
 class Directory {
  public:
-  Directory() : rows_(rows_asked()) {
+  explicit Directory(std::int64_t rows, int more_columns = 0)
+      : rows_(rows), is_hole_(more_columns > 0), columns_(kColumns) {
+    for (int i = 0; i < more_columns; ++i) columns_.push_back("more_" + std::to_string(i));
     std::string name = (fs::temp_directory_path() / "torchfeed-bench-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
     path_ = name;
     write_rows();
-    std::ofstream times(path_ / "times.npy", std::ios::binary);
-    times << npy_header("<i8", {rows_});
-    for (std::int64_t row = 0; row < rows_; ++row) {
-      const std::int64_t time = row * 60'000'000'000;
-      times.write(reinterpret_cast<const char*>(&time), sizeof time);
-    }
+    write_times();
     write_statistics();
     std::ofstream meta(path_ / "meta.json");
     meta << R"({"format": "torchfeed.rows", "version": 1, "instrument": "bench", "dtype": "float32", "rows": )" << rows_
          << R"(, "statistics_block": 65536, "columns": [)";
-    for (std::size_t c = 0; c < kColumns.size(); ++c) meta << (c > 0 ? ", \"" : "\"") << kColumns[c] << '"';
+    for (std::size_t c = 0; c < columns_.size(); ++c) meta << (c > 0 ? ", \"" : "\"") << columns_[c] << '"';
     meta << "]}";
   }
   ~Directory() {
@@ -82,33 +80,49 @@ class Directory {
  private:
   void write_rows() const {
     std::ofstream file(path_ / "rows.npy", std::ios::binary);
-    file << npy_header("<f4", {rows_, static_cast<std::int64_t>(kColumns.size())});
+    file << npy_header("<f4", {rows_, static_cast<std::int64_t>(columns_.size())});
+    if (is_hole_) {
+      file.flush();
+      const auto bytes = static_cast<std::uintmax_t>(rows_) * columns_.size() * sizeof(float);
+      return fs::resize_file(path_ / "rows.npy", fs::file_size(path_ / "rows.npy") + bytes);
+    }
     std::mt19937_64 random(1);
     std::normal_distribution<float> normal;
-    std::vector<float> block(1000 * kColumns.size());
+    std::vector<float> block(1000 * columns_.size());
     for (auto& value : block) value = normal(random);
     for (std::int64_t row = 0; row < rows_; row += 1000) {
-      const auto count = static_cast<std::size_t>(std::min<std::int64_t>(1000, rows_ - row)) * kColumns.size();
+      const auto count = static_cast<std::size_t>(std::min<std::int64_t>(1000, rows_ - row)) * columns_.size();
       file.write(reinterpret_cast<const char*>(block.data()), static_cast<std::streamsize>(count * sizeof(float)));
+    }
+  }
+
+  void write_times() const {
+    std::ofstream file(path_ / "times.npy", std::ios::binary);
+    file << npy_header("<i8", {rows_});
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const std::int64_t time = row * 60'000'000'000;
+      file.write(reinterpret_cast<const char*>(&time), sizeof time);
     }
   }
 
   void write_statistics() const {
     const std::int64_t blocks = (rows_ + kBlock - 1) / kBlock;
     std::ofstream file(path_ / "statistics.npy", std::ios::binary);
-    file << npy_header("<f8", {blocks, static_cast<std::int64_t>(kColumns.size()), 2});
-    for (std::int64_t i = 0; i < blocks * static_cast<std::int64_t>(kColumns.size()); ++i) {
+    file << npy_header("<f8", {blocks, static_cast<std::int64_t>(columns_.size()), 2});
+    for (std::int64_t i = 0; i < blocks * static_cast<std::int64_t>(columns_.size()); ++i) {
       const double numbers[] = {0, static_cast<double>(kBlock)};
       file.write(reinterpret_cast<const char*>(numbers), sizeof numbers);
     }
   }
 
   std::int64_t rows_;
+  bool is_hole_;
+  std::vector<std::string> columns_;
   fs::path path_;
 };
 
 const Directory& directory() {
-  static const Directory the_directory;
+  static const Directory the_directory(rows_asked());
   return the_directory;
 }
 
@@ -196,16 +210,27 @@ void get_batch_mapped_window_scaling(benchmark::State& state) {
 }
 BENCHMARK(get_batch_mapped_window_scaling);
 
-/// From open() to the first window of the training part, files in the page cache.
-void open_to_first_window(benchmark::State& state) {
+/// From open() to the first window of the training part.
+void open_to_first_window(benchmark::State& state, const Directory& of) {
   const FinancialOptions options = options_of(true);
   for (auto _ : state) {
-    FinancialDataset dataset = FinancialDataset::open(directory().path(), options);
+    FinancialDataset dataset = FinancialDataset::open(of.path(), options);
     auto train = dataset.split(feed::datasets::Split::kTrain);
     benchmark::DoNotOptimize(train.get_batch({*train.size() / 2}).data.data_ptr());
   }
 }
-BENCHMARK(open_to_first_window)->Unit(benchmark::kMillisecond);
+
+void open_in_the_page_cache_to_first_window(benchmark::State& state) { open_to_first_window(state, directory()); }
+BENCHMARK(open_in_the_page_cache_to_first_window)->Unit(benchmark::kMillisecond)->UseRealTime();
+
+/// The same where rows.npy has 10 GB, all of them a hole.
+void open_ten_gigabytes_to_first_window(benchmark::State& state) {
+  constexpr std::int64_t kRows = 10'000'000;
+  constexpr int kMoreColumns = 240;
+  static const Directory the_directory(kRows, kMoreColumns);
+  open_to_first_window(state, the_directory);
+}
+BENCHMARK(open_ten_gigabytes_to_first_window)->Unit(benchmark::kMillisecond)->UseRealTime();
 
 }  // namespace
 

@@ -26,6 +26,8 @@ bool contains(const Names& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+bool fits_float(double value) { return std::abs(value) <= static_cast<double>(std::numeric_limits<float>::max()); }
+
 struct DefaultFeature {
   const char* name;
   std::array<std::string_view, 2> needs;
@@ -101,6 +103,30 @@ std::vector<std::string> computed_features(const std::vector<std::string>& bar_c
 
 }  // namespace
 
+void RowBlock::write(float* rows) const {
+  const std::size_t width = columns_.size();
+  for (std::size_t begin = first_; begin < bars_.size(); begin += kTileRows) {
+    const std::size_t count = std::min(kTileRows, bars_.size() - begin);
+    for (std::size_t c = 0; c < width; ++c) {
+      const double* values = columns_[c] + begin;
+      bool fits = true;
+      for (std::size_t r = 0; r < count; ++r) {
+        fits &= fits_float(values[r]);
+        rows[r * width + c] = static_cast<float>(values[r]);
+      }
+      if (!fits) fail(c, begin);
+    }
+    rows += count * width;
+  }
+}
+
+void RowBlock::fail(std::size_t column, std::size_t bar) const {
+  while (fits_float(columns_[column][bar])) ++bar;
+  throw DataError(names_->file + ": column '" + names_->columns[column] +
+                  "': expected a number that float32 can hold, got " + std::to_string(columns_[column][bar]) + " at " +
+                  csv::format_time(bars_.times[bar]));
+}
+
 class BarRows::Impl {
  public:
   Impl(std::vector<std::string> bar_columns, const std::vector<std::string>& features, std::string name,
@@ -125,23 +151,25 @@ class BarRows::Impl {
     }
     if (columns_.empty()) throw DataError(name_ + ": expected a column of numbers beside the times, got none");
     compute(ColumnTable{{}, bar_columns_, std::vector<std::vector<double>>(bar_columns_.size())});  // columns missing?
+    names_ = std::make_shared<RowBlock::Names>(RowBlock::Names{name_, columns_});
     last_.assign(passed_.size(), 0.0);
   }
 
-  void push(const ColumnTable& bars, std::vector<float>& rows, std::vector<std::int64_t>& times) {
-    const ColumnTable features = compute(bars);
-    std::vector<const double*> columns;
+  RowBlock take(ColumnTable bars) {
+    RowBlock block;
+    block.names_ = names_;
+    block.features_ = compute(bars);
+    block.bars_ = std::move(bars);
     for (std::size_t c = 0; c < passed_.size(); ++c) {
-      const auto& values = bars.values[place_of(bars, passed_[c])];
-      columns.push_back(values.data());
+      const auto& values = block.bars_.values[place_of(block.bars_, passed_[c])];
+      block.columns_.push_back(values.data());
       if (!values.empty()) last_[c] = values.back();
     }
-    for (const std::size_t c : computed_) columns.push_back(features.values[c].data());
+    for (const std::size_t c : computed_) block.columns_.push_back(block.features_.values[c].data());
     const std::uint64_t warm_up = streaming_.warm_up();
-    const std::size_t first = bars_ < warm_up ? std::min<std::size_t>(warm_up - bars_, bars.size()) : 0;
-    bars_ += bars.size();
-    times.insert(times.end(), bars.times.begin() + static_cast<std::ptrdiff_t>(first), bars.times.end());
-    interleave(columns, first, bars, rows);
+    if (bars_ < warm_up) block.first_ = std::min<std::size_t>(warm_up - bars_, block.bars_.size());
+    bars_ += block.bars_.size();
+    return block;
   }
 
   std::vector<double> state() const {
@@ -191,32 +219,6 @@ class BarRows::Impl {
     return *place;
   }
 
-  void interleave(const std::vector<const double*>& columns, std::size_t first, const ColumnTable& bars,
-                  std::vector<float>& rows) const {
-    const std::size_t width = columns.size();
-    std::size_t out = rows.size();
-    rows.resize(out + (bars.size() - first) * width);
-    for (std::size_t begin = first; begin < bars.size(); begin += kTileRows) {
-      const std::size_t count = std::min(kTileRows, bars.size() - begin);
-      for (std::size_t c = 0; c < width; ++c) {
-        const double* values = columns[c] + begin;
-        bool fits = true;
-        for (std::size_t r = 0; r < count; ++r) {
-          fits &= std::abs(values[r]) <= static_cast<double>(std::numeric_limits<float>::max());
-          rows[out + r * width + c] = static_cast<float>(values[r]);
-        }
-        if (!fits) fail(c, values, bars.times.data() + begin);
-      }
-      out += count * width;
-    }
-  }
-
-  [[noreturn]] void fail(std::size_t c, const double* values, const std::int64_t* times) const {
-    while (std::abs(*values) <= static_cast<double>(std::numeric_limits<float>::max())) ++values, ++times;
-    throw DataError(name_ + ": column '" + columns_[c] + "': expected a number that float32 can hold, got " +
-                    std::to_string(*values) + " at " + csv::format_time(*times));
-  }
-
   std::string name_;
   std::vector<std::string> features_;
   std::vector<std::string> bar_columns_;
@@ -224,6 +226,7 @@ class BarRows::Impl {
   std::vector<std::string> passed_;    // columns of the bars that rows have
   std::vector<std::size_t> computed_;  // columns of the features that rows have
   std::vector<std::string> columns_;
+  std::shared_ptr<const RowBlock::Names> names_;
   std::vector<double> last_;  // of `passed_`, the last bar's
   std::uint64_t bars_ = 0;
 };
@@ -251,8 +254,15 @@ const std::vector<std::string>& BarRows::features() const { return impl_->featur
 std::size_t BarRows::warm_up() const { return impl_->warm_up(); }
 std::uint64_t BarRows::bars() const { return impl_->bars(); }
 
-void BarRows::push(const ColumnTable& bars, std::vector<float>& rows, std::vector<std::int64_t>& times) {
-  impl_->push(bars, rows, times);
+RowBlock BarRows::take(ColumnTable bars) { return impl_->take(std::move(bars)); }
+
+void BarRows::push(ColumnTable bars, std::vector<float>& rows, std::vector<std::int64_t>& times) {
+  const RowBlock block = take(std::move(bars));
+  const auto more = block.times();
+  const std::size_t before = rows.size();
+  rows.resize(before + more.size() * columns().size());
+  block.write(rows.data() + before);
+  times.insert(times.end(), more.begin(), more.end());
 }
 
 std::vector<double> BarRows::state() const { return impl_->state(); }

@@ -12,6 +12,33 @@
 
 namespace torchfeed::datasets {
 
+/// Bars and their features side by side, to be laid out as rows. Made by `BarRows::take`; may be moved and used in any
+/// thread.
+class RowBlock {
+ public:
+  /// Of the rows, ns since 1970-01-01 UTC.
+  std::span<const std::int64_t> times() const { return std::span(bars_.times).subspan(first_); }
+  /// Writes C numbers for each time to `rows`. Throws `DataError` for a number that float32 cannot hold.
+  void write(float* rows) const;
+
+ private:
+  friend class BarRows;
+  /// For messages.
+  struct Names {
+    std::string file;
+    std::vector<std::string> columns;
+  };
+
+  RowBlock() = default;
+  [[noreturn]] void fail(std::size_t column, std::size_t bar) const;
+
+  std::shared_ptr<const Names> names_;
+  ColumnTable bars_;
+  ColumnTable features_;
+  std::vector<const double*> columns_;  // of the rows, in the tables
+  std::size_t first_ = 0;               // bar that gives a row
+};
+
 /// Turns bars into float32 rows: the one function behind `FinancialDataset` of a CSV file and `convert`, so that both
 /// hold the same numbers to the bit.
 ///
@@ -47,10 +74,11 @@ class BarRows {
   /// Bars so far.
   std::uint64_t bars() const;
 
-  /// Adds to `rows` (C numbers each) and `times` what the next bars give. `bars` has the columns of the constructor, in
-  /// any order. Throws `DataError` for a number that float32 cannot hold, and for a feature that is not finite after
-  /// its warm-up (as the bars lack a column that it needs).
-  void push(const ColumnTable& bars, std::vector<float>& rows, std::vector<std::int64_t>& times);
+  /// Adds to `rows` (C numbers each) and `times` what the next bars give: `take` and `RowBlock::write` in one.
+  void push(ColumnTable bars, std::vector<float>& rows, std::vector<std::int64_t>& times);
+  /// The next bars with their features. What is left to do for their rows needs no other bars. `bars` has the columns
+  /// of the constructor, in any order; `DataError` else, and for prices and volumes that features do not take.
+  RowBlock take(ColumnTable bars);
 
   /// All that the next bars' rows depend on. load_state is for an object of the same columns and features, c10::Error
   /// else.

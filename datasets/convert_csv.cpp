@@ -1,5 +1,6 @@
 #include <torchfeed/datasets/bar_rows.h>
 #include <torchfeed/datasets/convert_csv.h>
+#include <torchfeed/datasets/converted/row_pipeline.h>
 #include <torchfeed/datasets/converted/row_writer.h>
 #include <torchfeed/datasets/converted/staged_directory.h>
 #include <torchfeed/datasets/csv/csv_line.h>
@@ -224,17 +225,20 @@ class Conversion {
   }
 
   void copy(CsvReader& reader, BarRows& bar_rows) {
-    std::vector<float> rows;
-    std::vector<std::int64_t> times;
-    while (auto bars = reader.next()) {
-      if (options_.progress) options_.progress(reader.bytes_read());
-      if (before_) drop_known(*bars);
-      if (bars->size() == 0) continue;
-      rows.clear();
-      times.clear();
-      bar_rows.push(*bars, rows, times);
-      writer(bar_rows).write(rows, times);
+    std::optional<converted::RowPipeline> rows;
+    try {
+      while (auto bars = reader.next()) {
+        if (options_.progress) options_.progress(reader.bytes_read());
+        if (before_) drop_known(*bars);
+        if (bars->size() == 0) continue;
+        if (!rows) rows.emplace(reader, writer(bar_rows), options_.csv.threads);
+        rows->push(bar_rows.take(std::move(*bars)));
+      }
+    } catch (...) {
+      if (rows) rows->finish();  // rows before may have a fault, too
+      throw;
     }
+    if (rows) rows->finish();
     if (options_.progress) options_.progress(reader.bytes_read());
   }
 

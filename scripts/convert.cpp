@@ -5,6 +5,8 @@
 #include <torchfeed/plugin/progress_bar.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cinttypes>
 #include <cstdint>
@@ -144,9 +146,20 @@ void print(const datasets::ConvertResult& result) {
   if (!result.skipped_columns.empty()) std::printf("  passed over: %s\n", joined(result.skipped_columns).c_str());
 }
 
+// Each block of a file takes the memory of one before. By default much of it would go back to the system in between,
+// and come anew page by page, for which threads wait for each other.
+void keep_freed_memory() {
+#ifdef M_TRIM_THRESHOLD
+  constexpr int kMegabytes = 1 << 20;
+  ::mallopt(M_MMAP_THRESHOLD, 32 * kMegabytes);
+  ::mallopt(M_TRIM_THRESHOLD, 64 * kMegabytes);
+#endif
+}
+
 int run(int argc, char** argv) {
   const auto options = parse_options(argc, argv);
   if (!options) return 0;
+  keep_freed_memory();
   const auto inputs = find_inputs(*options);
   program::make_folder(options->folder);
   datasets::remove_interrupted_conversions(options->folder);

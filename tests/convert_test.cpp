@@ -205,15 +205,6 @@ TEST(ConvertTest, WritesWhatTheDirectorySaysOfItself) {
   EXPECT_EQ(meta["scaling"]["close"]["mean"], statistics.of_leading(3, 5104).mean);
 }
 
-TEST(ConvertTest, MakesTheSameWithSeveralThreadsAndSmallBlocks) {
-  const TempDir dir;
-  convert_csv(kPrices, dir.file("one"));
-  convert_csv(kPrices, dir.file("many"), {.csv = {.threads = 3, .block_bytes = 777}});
-  for (const auto& file : kFiles) {
-    EXPECT_EQ(read_text(dir.file("one/sp500/" + file)), read_text(dir.file("many/sp500/" + file))) << file;
-  }
-}
-
 TEST(ConvertTest, AppendsToTheSameBitsAsAllAtOnce) {
   const TempDir dir;
   const std::vector<std::string> features = {"log_return", "rsi_14", "macd_12_26_9", "obv"};

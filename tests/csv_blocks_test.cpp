@@ -8,11 +8,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <mutex>
 #include <random>
+#include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "fuzz/csv_fuzz.h"
@@ -400,6 +405,29 @@ TEST(CsvBlocksTest, KeepsMemorySmallWhateverTheFile) {
   while (reader.next()) most = std::max(most, resident_bytes());
   EXPECT_LT(most - before, std::size_t{32} << 20);
   EXPECT_EQ(reader.bytes_read(), reader.bytes_total());
+}
+
+TEST(CsvBlocksTest, DoesOtherWorkInTheThreadsThatParse) {
+  const std::string text = minute_bars(5000);
+  for (const int threads : {1, 3}) {
+    auto reader = CsvReader::from_text(text, "f", {.threads = threads, .block_bytes = 1000});
+    std::mutex mutex;
+    std::set<std::thread::id> workers;
+    std::vector<std::future<void>> works;
+    std::atomic<std::size_t> rows = 0;
+    while (const auto table = reader.next()) {
+      works.push_back(reader.async([&, count = table->size()] {
+        rows += count;
+        const std::lock_guard lock(mutex);
+        workers.insert(std::this_thread::get_id());
+      }));
+    }
+    works.push_back(reader.async([] { throw 7; }));
+    for (const auto& work : works) reader.wait(work);
+    EXPECT_EQ(rows, 5000u);
+    EXPECT_LE(workers.size(), static_cast<std::size_t>(threads));
+    EXPECT_THROW(works.back().get(), int);
+  }
 }
 
 TEST(CsvBlocksTest, StopsItsThreadsInTheMiddle) {

@@ -49,29 +49,38 @@ RowWriter::RowWriter(const std::filesystem::path& directory, std::vector<std::st
       times_(open_array(directory / kTimesFile, "<i8", {}, sizeof(std::int64_t), rows)),
       statistics_(open_statistics(directory, columns_.size(), rows)) {}
 
-void RowWriter::write(std::vector<float>& rows, const std::vector<std::int64_t>& times) {
+std::int64_t RowWriter::reserve(std::int64_t count) {
+  times_.reserve(count);
+  return rows_.reserve(count);
+}
+
+void RowWriter::put(std::int64_t row, std::span<float> rows, std::span<const std::int64_t> times) const {
   if (type_ == RowType::kFloat32) {
-    rows_.write(rows);
+    rows_.write_at(row, std::as_bytes(rows));
   } else {
-    narrow(rows, times);
-    rows_.write(narrow_);
+    rows_.write_at(row, std::as_bytes(std::span<const std::uint16_t>(narrow(rows, times))));
   }
+  times_.write_at(row, std::as_bytes(times));
+}
+
+void RowWriter::add(std::span<const float> rows) {
   statistics_.add(rows);
-  times_.write(times);
+  rows_.written_up_to(statistics_.rows());
+  times_.written_up_to(statistics_.rows());
 }
 
 // To 16 bits; `rows` are then what these stand for.
-void RowWriter::narrow(std::vector<float>& rows, const std::vector<std::int64_t>& times) {
-  narrow_.resize(rows.size());
+std::vector<std::uint16_t> RowWriter::narrow(std::span<float> rows, std::span<const std::int64_t> times) const {
+  std::vector<std::uint16_t> narrow(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const float value = rows[i];
     if (type_ == RowType::kFloat16) {
       const c10::Half half(value);
-      narrow_[i] = half.x;
+      narrow[i] = half.x;
       rows[i] = half;
     } else {
       const c10::BFloat16 half(value);
-      narrow_[i] = half.x;
+      narrow[i] = half.x;
       rows[i] = half;
     }
     if (!std::isfinite(rows[i])) {
@@ -80,6 +89,7 @@ void RowWriter::narrow(std::vector<float>& rows, const std::vector<std::int64_t>
                       csv::format_time(times[i / columns_.size()]) + " (leave the column out, or take another type)");
     }
   }
+  return narrow;
 }
 
 void RowWriter::finish(const std::vector<double>& state) {

@@ -25,8 +25,13 @@ class RowWriter {
   RowWriter(const std::filesystem::path& directory, std::vector<std::string> columns, RowType type,
             const std::string& name, std::int64_t rows = 0);
 
-  /// Throws DataError for a number that the type cannot hold.
-  void write(std::vector<float>& rows, const std::vector<std::int64_t>& times);
+  /// Takes the place of the next `count` rows, for `put`, and gives the first one's number.
+  std::int64_t reserve(std::int64_t count);
+  /// Writes rows, C numbers for each time, to their place; `rows` are then what the type holds. Any thread, and several
+  /// at a time. Throws DataError for a number that the type cannot hold.
+  void put(std::int64_t row, std::span<float> rows, std::span<const std::int64_t> times) const;
+  /// Rows that were put, in their order, one portion after the other: adds them to the statistics.
+  void add(std::span<const float> rows);
   /// Forces all to the disk.
   void finish(const std::vector<double>& state);
 
@@ -34,7 +39,7 @@ class RowWriter {
   const RowStatistics& statistics() const { return statistics_; }
 
  private:
-  void narrow(std::vector<float>& rows, const std::vector<std::int64_t>& times);
+  std::vector<std::uint16_t> narrow(std::span<float> rows, std::span<const std::int64_t> times) const;
 
   std::filesystem::path directory_;
   std::vector<std::string> columns_;
@@ -43,7 +48,6 @@ class RowWriter {
   NpyWriter rows_;
   NpyWriter times_;
   RowStatistics statistics_;
-  std::vector<std::uint16_t> narrow_;
 };
 
 /// The numbers of a vector of float64 that NpyWriter has written, but for their shape.

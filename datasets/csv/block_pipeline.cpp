@@ -1,5 +1,6 @@
 #include <torchfeed/datasets/csv/block_pipeline.h>
 
+#include <chrono>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -12,11 +13,11 @@ BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_
       block_bytes_(block_bytes),
       // Two for each thread, so that nobody waits for a block that takes long, and one that the caller works on.
       window_(static_cast<std::uint64_t>(threads) * 2 + 1),
-      own_parser_(plan),
+      own_{BlockParser(plan), {}},
       results_(window_) {
   threads_.reserve(static_cast<std::size_t>(threads));
   try {
-    for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    for (int i = 1; i < threads; ++i) threads_.emplace_back([this] { run(); });
   } catch (const std::system_error&) {
     // As many as the system grants; the caller parses anyway.
   } catch (const std::bad_alloc&) {
@@ -26,7 +27,7 @@ BlockPipeline::BlockPipeline(TextSource& source, const CsvPlan& plan, std::size_
 BlockPipeline::~BlockPipeline() {
   {
     const std::lock_guard lock(mutex_);
-    ended_ = true;
+    stopped_ = true;
   }
   changed_.notify_all();
   for (auto& thread : threads_) thread.join();
@@ -45,15 +46,54 @@ std::optional<ParsedBlock> BlockPipeline::next() {
       return std::move(result.block);
     }
     if (ended_ && given_ == claimed_) return std::nullopt;
-    if (!ended_ && !reading_ && has_room()) {
+    if (!works_.empty()) {
+      do_work(lock);
+    } else if (can_claim()) {
       auto task = claim(lock);
       lock.unlock();
-      if (task) parse(std::move(*task), own_parser_);
+      if (task) parse(std::move(*task), own_);
       lock.lock();
     } else {
       changed_.wait(lock);
     }
   }
+}
+
+std::future<void> BlockPipeline::async(std::function<void()> work) {
+  std::packaged_task<void()> task(std::move(work));
+  auto done = task.get_future();
+  if (threads_.empty()) {
+    task();
+    return done;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    works_.push_back(std::move(task));
+  }
+  changed_.notify_all();
+  return done;
+}
+
+void BlockPipeline::wait(const std::future<void>& work) {
+  std::unique_lock lock(mutex_);
+  while (work.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    if (works_.empty()) {
+      changed_.wait(lock);
+    } else {
+      do_work(lock);
+    }
+  }
+}
+
+void BlockPipeline::do_work(std::unique_lock<std::mutex>& lock) {
+  {
+    auto work = std::move(works_.front());
+    works_.pop_front();
+    lock.unlock();
+    work();
+  }  // What it holds goes outside of the lock.
+  lock.lock();
+  changed_.notify_all();
 }
 
 // One at a time takes from the source, without the lock, as that may take long. None at the end of the text.
@@ -80,16 +120,14 @@ std::optional<BlockPipeline::Task> BlockPipeline::claim(std::unique_lock<std::mu
   return task;
 }
 
-void BlockPipeline::parse(Task task, BlockParser& parser) {
+void BlockPipeline::parse(Task task, Worker& worker) {
   Result result;
-  // The bytes of a short string move with it.
-  if (!task.text.owned.empty()) task.text.text = task.text.owned;
   try {
-    result.block = parser.parse(task.text.text, task.text.cut);
+    source_.load(task.text, worker.room);
+    result.block = worker.parser.parse(task.text.text, task.text.cut);
   } catch (...) {
-    result.error = std::current_exception();  // no memory
+    result.error = std::current_exception();
   }
-  source_.release(task.text);
   {
     const std::lock_guard lock(mutex_);
     // What comes behind a fault is not looked at.
@@ -99,22 +137,24 @@ void BlockPipeline::parse(Task task, BlockParser& parser) {
   changed_.notify_all();
 }
 
-void BlockPipeline::work() {
-  std::optional<BlockParser> parser;
+void BlockPipeline::run() {
+  std::optional<Worker> worker;
   try {
-    parser.emplace(plan_);
+    worker.emplace(Worker{BlockParser(plan_), {}});
   } catch (const std::bad_alloc&) {
     return;  // The others do it, the caller at least.
   }
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return ended_ || (!reading_ && has_room()); });
-    if (ended_) return;
-    auto task = claim(lock);
-    if (!task) return;
-    lock.unlock();
-    parse(std::move(*task), *parser);
-    lock.lock();
+    changed_.wait(lock, [this] { return stopped_ || !works_.empty() || can_claim(); });
+    if (stopped_) return;
+    if (!works_.empty()) {
+      do_work(lock);
+    } else if (auto task = claim(lock)) {
+      lock.unlock();
+      parse(std::move(*task), *worker);
+      lock.lock();
+    }
   }
 }
 

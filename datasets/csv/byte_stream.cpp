@@ -141,10 +141,11 @@ InputFile::~InputFile() {
 InputFile::InputFile(InputFile&& other) noexcept
     : path_(other.path_), fd_(std::exchange(other.fd_, -1)), plain_(other.plain_), size_(other.size_) {}
 
-std::size_t InputFile::read(char* to, std::size_t bytes) {
+template <typename Read>
+std::size_t InputFile::read_all(std::size_t bytes, Read read) const {
   std::size_t got = 0;
   while (got < bytes) {
-    const ssize_t count = ::read(fd_, to + got, bytes - got);
+    const ssize_t count = read(got);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail(errno);
     if (count == 0) break;
@@ -153,10 +154,13 @@ std::size_t InputFile::read(char* to, std::size_t bytes) {
   return got;
 }
 
+std::size_t InputFile::read(char* to, std::size_t bytes) {
+  return read_all(bytes, [&](std::size_t got) { return ::read(fd_, to + got, bytes - got); });
+}
+
 std::size_t InputFile::read_at(char* to, std::size_t bytes, std::uint64_t offset) const {
-  const ssize_t count = ::pread(fd_, to, bytes, static_cast<off_t>(offset));
-  if (count < 0) fail(errno);
-  return static_cast<std::size_t>(count);
+  return read_all(
+      bytes, [&](std::size_t got) { return ::pread(fd_, to + got, bytes - got, static_cast<off_t>(offset + got)); });
 }
 
 void InputFile::fail(int error) const {

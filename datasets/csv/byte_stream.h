@@ -23,11 +23,14 @@ class InputFile {
 
   /// Up to so many bytes; fewer only at the end.
   std::size_t read(char* to, std::size_t bytes);
-  /// The same from `offset` on, of a plain file.
+  /// The same from `offset` on, of a plain file. Any thread.
   std::size_t read_at(char* to, std::size_t bytes, std::uint64_t offset) const;
   [[noreturn]] void fail(int error) const;
 
  private:
+  template <typename Read>
+  std::size_t read_all(std::size_t bytes, Read read) const;
+
   std::string path_;
   int fd_ = -1;
   bool plain_ = false;

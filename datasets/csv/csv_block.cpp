@@ -47,8 +47,8 @@ BlockParser::BlockParser(const CsvPlan& plan, bool careful)
 }
 
 ParsedBlock BlockParser::parse(std::string_view text, bool cut) {
-  make_room(text);
-  line_ = 0;
+  begin_block(text);
+  const bool ends = text.ends_with('\n');
   try {
     for (; !text.empty(); ++line_) {
       const std::string_view line = take_line(text);
@@ -62,23 +62,30 @@ ParsedBlock BlockParser::parse(std::string_view text, bool cut) {
   } catch (LineFault& fault) {
     block_.fault = BlockFault{line_, std::move(fault)};
   }
+  block_.lines = line_ - (ends || line_ == 0 ? 0 : 1);
+  usual_rows_ = rows_ + rows_ / 16;
   block_.times.resize(rows_);
   for (auto& column : block_.values) column.resize(rows_);
   return std::exchange(block_, {});
 }
 
-// No more rows than lines, of which a full one has a byte a field at least: a block of line ends makes no large
-// columns.
-void BlockParser::make_room(std::string_view text) {
+// A row has a byte a field at least, and the line's end.
+void BlockParser::begin_block(std::string_view text) {
   block_ = {};
-  rows_ = 0;
-  block_.lines = static_cast<std::uint64_t>(std::count(text.begin(), text.end(), '\n'));
-  const std::size_t lines = block_.lines + (text.ends_with('\n') ? 0 : 1);
-  const std::size_t most = std::min(lines, text.size() / plan_.fields + 1);
-  block_.times.resize(most);
   block_.values.resize(plan_.columns.size());
+  line_ = 0;
+  rows_ = 0;
+  room_ = 0;
+  most_ = text.size() / plan_.fields + 1;
+}
+
+// By the rows that there were, here and in the block before: a block of line ends makes no large columns.
+void BlockParser::make_room() {
+  constexpr std::size_t kLeastRows = 64;
+  room_ = std::min(most_, std::max({kLeastRows, room_ * 2, usual_rows_}));
+  block_.times.resize(room_);
   for (std::size_t c = 0; c < plan_.columns.size(); ++c) {
-    block_.values[c].resize(most);
+    block_.values[c].resize(room_);
     out_[c] = block_.values[c].data();
   }
 }
@@ -186,6 +193,7 @@ void BlockParser::note_time(std::string_view text) {
 }
 
 void BlockParser::keep_row() {
+  if (rows_ == room_) make_room();
   block_.times[rows_] = time_value_;
   for (std::size_t c = 0; c < values_.size(); ++c) out_[c][rows_] = values_[c];
   ++rows_;

@@ -28,7 +28,7 @@ struct ParsedBlock {
   std::vector<std::int64_t> times;
   std::vector<std::vector<double>> values;  ///< of the plan's columns; NaN where a value is missing and to be filled
   std::vector<std::uint64_t> hole_lines;    ///< lines, the block's first being 0, of the rows that have such a NaN
-  std::uint64_t lines = 0;                  ///< ends of lines in the block
+  std::uint64_t lines = 0;                  ///< ends of lines in the block, if it has no fault
   std::uint64_t dropped = 0;                ///< rows left out
   /// The first and the last time that was read, even if its row was dropped or has a fault behind it.
   std::optional<LineTime> first, last;
@@ -50,7 +50,8 @@ class BlockParser {
   ParsedBlock parse(std::string_view text, bool cut = false);
 
  private:
-  void make_room(std::string_view text);
+  void begin_block(std::string_view text);
+  void make_room();
   bool read_plain(const char* begin, const char* end);
   bool in_bounds() const;
   void read_careful(std::string_view line, bool cut);
@@ -63,12 +64,15 @@ class BlockParser {
   bool careful_;
   TimeParser time_;
   LineSplitter splitter_;
+  std::size_t usual_rows_ = 0;  // of a block
   std::vector<int> use_;  // of each field: a place in the plan's columns, or one of the constants in the source file
 
   // Of the block.
   ParsedBlock block_;
   std::vector<double*> out_;  // each column's values
   std::size_t rows_ = 0;
+  std::size_t room_ = 0;  // for rows
+  std::size_t most_ = 0;  // rows that the text can have
   // Of the line.
   std::uint64_t line_ = 0;
   std::int64_t time_value_ = 0;

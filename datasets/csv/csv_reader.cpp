@@ -61,6 +61,7 @@ class CsvReader::Impl {
     known_time_ = time;
   }
 
+  csv::BlockPipeline& pipeline() { return *pipeline_; }
   const csv::CsvPlan& plan() const { return plan_; }
   const std::vector<std::string>& names() const { return names_; }
   const csv::TextSource& source() const { return *source_; }
@@ -204,6 +205,8 @@ void CsvReader::set_last_values(std::vector<double> values, std::int64_t time) {
   impl_->set_last_values(std::move(values), time);
 }
 std::optional<ColumnTable> CsvReader::next() { return impl_->next(); }
+std::future<void> CsvReader::async(std::function<void()> work) { return impl_->pipeline().async(std::move(work)); }
+void CsvReader::wait(const std::future<void>& work) { impl_->pipeline().wait(work); }
 std::uint64_t CsvReader::dropped_rows() const { return impl_->dropped(); }
 std::uint64_t CsvReader::filled_values() const { return impl_->filled(); }
 std::uint64_t CsvReader::bytes_read() const { return impl_->source().bytes_read(); }

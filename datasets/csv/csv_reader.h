@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,9 +51,10 @@ struct CsvOptions {
   std::vector<std::string> columns{};
   /// Default: `MissingValues::kError`.
   MissingValues missing = MissingValues::kError;
-  /// Threads that parse, the calling one among them. Range: 1 to 256. Default: 1.
+  /// Threads that parse, and do what is given to `CsvReader::async`, the calling one among them. Range: 1 to 256.
+  /// Default: 1.
   int threads = 1;
-  /// Bytes of text in a block, but for its last line, which is whole. Memory is about 3 * threads times this much.
+  /// Bytes of text in a block, but for its last line, which is whole. Memory is about 5 * threads times this much.
   /// Range: 1 to 1 GiB. Default: 1 MiB.
   std::size_t block_bytes = std::size_t{1} << 20;
   /// Whether open, high, low and close must be above zero, high not below low, volume not below zero, where there are
@@ -65,9 +68,10 @@ struct CsvOptions {
 ///
 /// The first line that is not empty names the columns, in any order and any case. Lines end in LF or CRLF, the last one
 /// may have no end; a UTF-8 byte order mark, empty lines, blanks around a field and quotes around it are accepted. A
-/// quoted field ends on its own line. Files are mapped; pipes, and what begins as gzip does (whatever its name, members
-/// one after the other too), are read as streams. A file must not be cut shorter while it is mapped: where that is seen
-/// it is a `DataError`, but the system may end the program first (SIGBUS).
+/// quoted field ends on its own line. Of a file each thread reads the blocks that it parses; pipes, and what begins as
+/// gzip does (whatever its name, members one after the other too), are read as streams. Nothing is mapped: that is no
+/// faster, pages of the file would count as the process's memory, and a file that is cut shorter meanwhile would end
+/// the program (SIGBUS) where it is a `DataError` now.
 ///
 /// Throws `DataError` at the first fault in the file, the same one whatever the number of threads and size of blocks,
 /// with file, line, column, value and what was expected: a file that cannot be read, is a directory, is empty or has a
@@ -103,6 +107,13 @@ class CsvReader {
 
   /// The next rows in the file's order, at least one; none after the last. After an exception there is no more to get.
   std::optional<ColumnTable> next();
+
+  /// Has `work` done by one of the reader's threads, before it parses what is not asked for yet, or by the calling
+  /// thread: at once where there is no other, else in `next` and `wait`. Works begin in the order in which they come.
+  /// Those that have not begun when the reader ends are dropped. The future has what the work throws.
+  std::future<void> async(std::function<void()> work);
+  /// Waits for one of them, and does others meanwhile.
+  void wait(const std::future<void>& work);
 
   /// Rows left out, and values filled, so far, as the options' `missing` asks.
   std::uint64_t dropped_rows() const;

@@ -91,7 +91,8 @@ std::uint64_t to_number(std::string_view digits) {
 }  // namespace
 
 std::optional<std::int64_t> parse_zone(std::string_view text) {
-  if (text == "UTC" || text == "utc" || text == "Z" || text == "z") return 0;
+  if (text.size() == 1 && (text[0] == 'Z' || text[0] == 'z')) return 0;
+  if (text == "UTC" || text == "utc") return 0;
   if (text.size() < 3 || (text[0] != '+' && text[0] != '-')) return std::nullopt;
   const int hours = two_digits(text, 1);
   int minutes = 0;

@@ -2,18 +2,12 @@
 #include <torchfeed/datasets/csv/text_source.h>
 #include <torchfeed/datasets/data_error.h>
 
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <fcntl.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <array>
 #include <cstring>
 #include <utility>
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22  // of Linux 5.14; glibc 2.35 and older do not name it
-#endif
 
 namespace torchfeed::datasets::csv {
 namespace {
@@ -21,116 +15,97 @@ namespace {
 // How far behind a block's end the end of its last line is looked for. Lines are shorter by far, or a fault.
 constexpr std::size_t kLongestSearch = std::size_t{1} << 20;
 
-std::size_t page_bytes() {
-  static const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  return bytes;
-}
-
 /// Text that is all in the address space.
 class MemorySource : public TextSource {
  public:
   explicit MemorySource(std::string_view text) : text_(text) {}
 
-  std::string_view peek(std::size_t bytes) override {
-    const std::size_t count = std::min(bytes, left());
-    prepare(taken_, count);
-    return text_.substr(taken_, count);
-  }
+  std::string_view peek(std::size_t bytes) override { return text_.substr(taken_, bytes); }
   void skip(std::size_t bytes) override { taken_ += bytes; }
 
   std::optional<TextBlock> next(std::size_t bytes) override {
-    if (left() == 0) return std::nullopt;
-    const std::size_t begin = taken_;
-    const std::size_t searched = std::min(left(), std::max<std::size_t>(bytes, 1) - 1);
-    const std::size_t limit = std::min(left(), searched + kLongestSearch);
-    prepare(begin, std::min(limit, searched + kMostLine));
-    const auto* found = static_cast<const char*>(std::memchr(text_.data() + begin + searched, '\n', limit - searched));
-    std::size_t size = limit;
-    if (found != nullptr) size = static_cast<std::size_t>(found - (text_.data() + begin)) + 1;
-    const bool cut = found == nullptr && size < left();
-    taken_ = begin + size;
-    return TextBlock{text_.substr(begin, size), cut};
+    const std::string_view rest = text_.substr(taken_);
+    if (rest.empty()) return std::nullopt;
+    const std::size_t searched = std::min(rest.size(), std::max<std::size_t>(bytes, 1) - 1);
+    const std::size_t limit = std::min(rest.size(), searched + kLongestSearch);
+    const std::size_t found = rest.substr(0, limit).find('\n', searched);
+    const std::size_t size = found == std::string_view::npos ? limit : found + 1;
+    taken_ += size;
+    return TextBlock{rest.substr(0, size), found == std::string_view::npos && size < rest.size()};
   }
+
+  void load(TextBlock& /*block*/, std::vector<char>& /*room*/) const override {}  // all is there
 
   std::uint64_t bytes_read() const override { return taken_; }
   std::uint64_t bytes_total() const override { return text_.size(); }
 
- protected:
-  /// Before bytes are read for the first time.
-  virtual void prepare(std::size_t begin, std::size_t bytes) {
-    static_cast<void>(begin);
-    static_cast<void>(bytes);
-  }
-
  private:
-  static constexpr std::size_t kMostLine = 65536;
-
-  std::size_t left() const { return text_.size() - taken_; }
-
   std::string_view text_;
   std::atomic<std::size_t> taken_ = 0;
 };
 
-/// A plain file's whole address range, unmapped at the end.
-class Mapping {
+/// A plain file. Of a block only the end is read when it is taken, so that others wait for a moment alone; all of it is
+/// read by the thread that parses it.
+class FileSource : public TextSource {
  public:
-  explicit Mapping(const InputFile& file) : size_(file.size()) {
-    void* begin = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd(), 0);
-    if (begin == MAP_FAILED) return;
-    begin_ = static_cast<char*>(begin);
-    ::madvise(begin_, size_, MADV_SEQUENTIAL);
+  explicit FileSource(InputFile file) : file_(std::move(file)) {
+    ::posix_fadvise(file_.fd(), 0, 0, POSIX_FADV_SEQUENTIAL);
   }
-  ~Mapping() {
-    if (begin_ != nullptr) ::munmap(begin_, size_);
-  }
-  Mapping(Mapping&& other) noexcept : begin_(std::exchange(other.begin_, nullptr)), size_(other.size_) {}
-  Mapping& operator=(Mapping&&) = delete;
 
-  explicit operator bool() const { return begin_ != nullptr; }
-  std::string_view text() const { return {begin_, size_}; }
-  char* begin() const { return begin_; }
+  std::string_view peek(std::size_t bytes) override {
+    head_.resize(std::min<std::uint64_t>(bytes, left()));
+    read(head_.data(), head_.size(), taken_);
+    return head_;
+  }
+  void skip(std::size_t bytes) override {
+    taken_ += bytes;
+    head_ = {};  // no longer needed
+  }
+
+  std::optional<TextBlock> next(std::size_t bytes) override {
+    if (left() == 0) return std::nullopt;
+    TextBlock block;
+    block.offset = taken_;
+    block.size = std::min<std::uint64_t>(left(), std::max<std::size_t>(bytes, 1) - 1);
+    const std::size_t limit = std::min<std::uint64_t>(left(), block.size + kLongestSearch);
+    std::array<char, kSearchBytes> part;
+    bool found = false;
+    while (!found && block.size < limit) {
+      const std::size_t count = std::min(part.size(), limit - block.size);
+      read(part.data(), count, block.offset + block.size);
+      const auto* const end = static_cast<const char*>(std::memchr(part.data(), '\n', count));
+      found = end != nullptr;
+      block.size += found ? static_cast<std::size_t>(end - part.data()) + 1 : count;
+    }
+    block.cut = !found && block.size < left();
+    taken_ += block.size;
+    return block;
+  }
+
+  void load(TextBlock& block, std::vector<char>& room) const override {
+    if (room.size() < block.size) room.resize(block.size);
+    read(room.data(), block.size, block.offset);
+    block.text = {room.data(), block.size};
+  }
+
+  std::uint64_t bytes_read() const override { return taken_; }
+  std::uint64_t bytes_total() const override { return file_.size(); }
 
  private:
-  char* begin_ = nullptr;
-  std::size_t size_;
-};
+  static constexpr std::size_t kSearchBytes = 4096;
 
-/// A mapped file. Only the pages of blocks that are in use are kept mapped, so that the process stays small.
-class MappedSource : public MemorySource {
- public:
-  MappedSource(InputFile file, Mapping mapping)
-      : MemorySource(mapping.text()), file_(std::move(file)), mapping_(std::move(mapping)) {}
+  std::uint64_t left() const { return file_.size() - taken_; }
 
-  void release(const TextBlock& block) noexcept override {
-    // The first and last page may hold parts of the neighbours; mapped again, they have the same bytes.
-    const auto begin = static_cast<std::size_t>(block.text.data() - mapping_.begin()) / page_bytes() * page_bytes();
-    const auto end = static_cast<std::size_t>(block.text.data() + block.text.size() - mapping_.begin());
-    ::madvise(mapping_.begin() + begin, end - begin, MADV_DONTNEED);
-  }
-
- protected:
-  // Maps the pages at once, which is faster than one by one, and finds out whether the file still has them.
-  void prepare(std::size_t begin, std::size_t bytes) override {
-    if (bytes == 0) return;
-    struct stat status {};
-    if (::fstat(file_.fd(), &status) != 0) file_.fail(errno);
-    if (static_cast<std::uint64_t>(status.st_size) < begin + bytes) fail_shorter(status.st_size);
-    const std::size_t page = begin / page_bytes() * page_bytes();
-    if (::madvise(mapping_.begin() + page, begin + bytes - page, MADV_POPULATE_READ) == 0) return;
-    if (errno == EFAULT) fail_shorter(status.st_size);
-    if (errno == EHWPOISON || errno == EIO) file_.fail(errno);
-    // Older kernels do not know it, and the pages come when they are touched.
-  }
-
- private:
-  [[noreturn]] void fail_shorter(off_t size) const {
+  void read(char* to, std::size_t bytes, std::uint64_t offset) const {
+    if (file_.read_at(to, bytes, offset) == bytes) return;
     throw DataError(file_.path() + ": expected a file that stays as it is, got one that was cut from " +
-                    std::to_string(mapping_.text().size()) + " to " + std::to_string(size) +
+                    std::to_string(file_.size()) + " to fewer than " + std::to_string(offset + bytes) +
                     " bytes while it was read");
   }
 
   InputFile file_;
-  Mapping mapping_;
+  std::atomic<std::uint64_t> taken_ = 0;
+  std::string head_;
 };
 
 class StreamSource : public TextSource {
@@ -162,9 +137,9 @@ class StreamSource : public TextSource {
     std::string rest = pending_.substr(size);
     pending_.resize(size);
     block.owned = std::exchange(pending_, std::move(rest));
-    block.text = block.owned;
     return block;
   }
+  void load(TextBlock& block, std::vector<char>& /*room*/) const override { block.text = block.owned; }
 
   std::uint64_t bytes_read() const override { return stream_->taken(); }
   std::uint64_t bytes_total() const override { return stream_->total(); }
@@ -196,9 +171,8 @@ std::unique_ptr<TextSource> source_of_file(const std::string& path) {
   // Files of size 0 may have content nevertheless, as those of /proc.
   if (file.is_plain() && file.size() > 0) {
     char magic[kGzipMagicBytes];
-    if (!is_gzip(magic, file.read_at(magic, sizeof(magic), 0))) {
-      if (Mapping mapping(file); mapping) return std::make_unique<MappedSource>(std::move(file), std::move(mapping));
-    }
+    const bool gzip = is_gzip(magic, file.read_at(magic, sizeof(magic), 0));
+    if (!gzip) return std::make_unique<FileSource>(std::move(file));
   }
   return std::make_unique<StreamSource>(stream_of(std::move(file)));
 }

@@ -46,7 +46,7 @@ Instrument load_csv(const std::string& path, const FinancialOptions& options) {
                options.features.empty() ? BarRows::default_features(reader.columns(), options.csv) : options.features,
                path, options.csv);
   auto csv = std::make_shared<CsvRows>();
-  while (const auto bars = reader.next()) rows.push(*bars, csv->rows, csv->times);
+  while (auto bars = reader.next()) rows.push(std::move(*bars), csv->rows, csv->times);
   if (csv->times.empty()) {
     throw DataError(path + ": expected more than " + std::to_string(rows.warm_up()) +
                     " bars, which the features need before their first row, got " + std::to_string(rows.bars()));

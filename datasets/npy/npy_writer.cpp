@@ -36,7 +36,7 @@ NpyWriter::NpyWriter(std::string path, std::string descr, std::vector<std::int64
                 O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0) {
   // A header that no reader takes stands there until the file is whole.
   const std::string empty(kHeaderBytes, '\0');
-  put(empty.data(), empty.size());
+  put(0, empty.data(), empty.size());
 }
 
 NpyWriter::NpyWriter(std::string path, std::string descr, std::vector<std::int64_t> row_shape,
@@ -64,7 +64,6 @@ NpyWriter NpyWriter::append_to(std::string path, std::string descr, std::vector<
     throw DataError(writer.path_ + ": expected an array of " + writer.descr_ + " with " + std::to_string(rows) +
                     " rows of " + std::to_string(writer.row_bytes_) + " bytes as torchfeed writes it, got another");
   }
-  if (::lseek(writer.fd_, bytes, SEEK_SET) < 0) writer.fail("cannot write");
   return writer;
 }
 
@@ -81,21 +80,26 @@ NpyWriter::NpyWriter(NpyWriter&& other) noexcept
       rows_(other.rows_),
       flushed_(other.flushed_) {}
 
-void NpyWriter::write(std::span<const std::byte> rows) {
+std::int64_t NpyWriter::reserve(std::int64_t count) { return std::exchange(rows_, rows_ + count); }
+
+void NpyWriter::write_at(std::int64_t row, std::span<const std::byte> rows) const {
   if (rows.size() % row_bytes_ != 0) {
     throw std::invalid_argument("NpyWriter: expected rows of " + std::to_string(row_bytes_) + " bytes, got " +
                                 std::to_string(rows.size()) + " bytes");
   }
-  put(reinterpret_cast<const char*>(rows.data()), rows.size());
-  rows_ += static_cast<std::int64_t>(rows.size() / row_bytes_);
-  start_writeback();
+  put(offset_of(row), reinterpret_cast<const char*>(rows.data()), rows.size());
+}
+
+void NpyWriter::write(std::span<const std::byte> rows) {
+  write_at(rows_, rows);
+  reserve(static_cast<std::int64_t>(rows.size() / row_bytes_));
+  written_up_to(rows_);
 }
 
 void NpyWriter::finish() {
   const std::string text = header(descr_, row_shape_, rows_);
-  if (::pwrite(fd_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) || ::fsync(fd_) != 0) {
-    fail("cannot write");
-  }
+  put(0, text.data(), text.size());
+  if (::fsync(fd_) != 0) fail("cannot write");
   // Some file systems (NFS) tell of a failed write only here.
   if (::close(std::exchange(fd_, -1)) != 0) fail("cannot write");
 }
@@ -120,19 +124,24 @@ std::string NpyWriter::header(const std::string& descr, const std::vector<std::i
   return text + '\n';
 }
 
-void NpyWriter::put(const char* bytes, std::size_t count) {
+std::uint64_t NpyWriter::offset_of(std::int64_t row) const {
+  return kHeaderBytes + static_cast<std::uint64_t>(row) * row_bytes_;
+}
+
+void NpyWriter::put(std::uint64_t offset, const char* bytes, std::size_t count) const {
   while (count > 0) {
-    const ssize_t written = ::write(fd_, bytes, count);
+    const ssize_t written = ::pwrite(fd_, bytes, count, static_cast<off_t>(offset));
     if (written < 0 && errno != EINTR) fail("cannot write");
     if (written > 0) {
       bytes += written;
+      offset += static_cast<std::uint64_t>(written);
       count -= static_cast<std::size_t>(written);
     }
   }
 }
 
-void NpyWriter::start_writeback() {
-  const std::uint64_t end = kHeaderBytes + static_cast<std::uint64_t>(rows_) * row_bytes_;
+void NpyWriter::written_up_to(std::int64_t end_row) {
+  const std::uint64_t end = offset_of(end_row);
   if (end < flushed_ + kWritebackBytes) return;
 #ifdef SYNC_FILE_RANGE_WRITE
   // Where a file system cannot, finish() waits longer.

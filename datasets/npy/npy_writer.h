@@ -12,7 +12,7 @@ namespace torchfeed::datasets {
 ///
 /// The header takes 128 bytes, whatever the shape, so that rows can be written before their number is known, and the
 /// array begins at a multiple of 64 bytes. C order, little endian. Throws std::system_error that names the file where
-/// the system refuses (a full disk). For one thread at a time.
+/// the system refuses (a full disk). For one thread at a time, but `write_at`.
 class NpyWriter {
  public:
   /// Makes the file, which must not exist. `descr`: NumPy's name of the type, as "<f4". `row_shape`: sizes of all
@@ -26,7 +26,15 @@ class NpyWriter {
   NpyWriter(NpyWriter&& other) noexcept;
   NpyWriter& operator=(NpyWriter&&) = delete;
 
-  /// Adds whole rows; std::invalid_argument else.
+  /// Takes the place of `count` rows behind all others, which `write_at` has to fill, and gives the first one's number.
+  std::int64_t reserve(std::int64_t count);
+  /// Writes whole rows from `row` on, where they have their place. Any thread, and several at a time.
+  void write_at(std::int64_t row, std::span<const std::byte> rows) const;
+  /// The rows before `end_row` are written: the system may be asked to begin with the disk, so that `finish` waits
+  /// less.
+  void written_up_to(std::int64_t end_row);
+
+  /// Adds whole rows, all three of the above in one; std::invalid_argument for parts of rows.
   void write(std::span<const std::byte> rows);
   template <typename T>
   void write(const std::vector<T>& rows) {
@@ -46,8 +54,8 @@ class NpyWriter {
  private:
   NpyWriter(std::string path, std::string descr, std::vector<std::int64_t> row_shape, std::size_t element_bytes,
             int open_flags, std::int64_t rows);
-  void put(const char* bytes, std::size_t count);
-  void start_writeback();
+  void put(std::uint64_t offset, const char* bytes, std::size_t count) const;
+  std::uint64_t offset_of(std::int64_t row) const;
   [[noreturn]] void fail(const char* what) const;
 
   std::string path_;
