@@ -2,11 +2,11 @@
 #include <torchfeed/plugin/convert/byte_channels.h>
 #include <torchfeed/plugin/convert/reorder.h>
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -182,9 +182,26 @@ class SourceConversion {
   std::array<std::unique_ptr<BlockConversion>, Cut::kKinds> kinds_;
 };
 
+/// Calls `convert` for each of so many blocks, each once, from all threads of a team. Throws what the first one threw.
+template <typename Convert>
+void share_out(std::int64_t blocks, int threads, Team team, const Convert& convert) {
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+  team(threads, [&] {
+    try {
+      for (std::int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < blocks;) convert(block);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+      next = blocks;
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
 }  // namespace
 
-bool convert_with_onednn(const Job& job, const Affine& affine, void* result) {
+bool convert_with_onednn(const Job& job, const Affine& affine, void* result, int threads, Team team) {
   const Cut cut(job);
   std::vector<std::shared_ptr<const SourceConversion>> conversions;
   conversions.reserve(job.sources.size());
@@ -201,19 +218,19 @@ bool convert_with_onednn(const Job& job, const Affine& affine, void* result) {
   const std::int64_t elements = to_strides[0] * job.sizes[0];
   const auto from_bytes = static_cast<std::int64_t>(c10::elementSize(job.from));
   const auto to_bytes = static_cast<std::int64_t>(c10::elementSize(job.to));
+  const auto convert = [&](std::int64_t i) {
+    const auto source = static_cast<std::size_t>(i / cut.blocks());
+    const std::int64_t block = i % cut.blocks();
+    const Source& in = job.sources[source];
+    const auto* from = static_cast<const std::byte*>(in.data) + cut.offset(block, in.strides) * from_bytes;
+    auto* to = static_cast<std::byte*>(result) +
+               (static_cast<std::int64_t>(source) * elements + cut.offset(block, to_strides)) * to_bytes;
+    (*conversions[source])[cut.kind(block)].run(from, to);
+  };
   const auto sources = static_cast<std::int64_t>(job.sources.size());
-  const std::int64_t grain = divide_up(kThreadElements * cut.blocks(), elements);
-  at::parallel_for(0, sources * cut.blocks(), grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto source = static_cast<std::size_t>(i / cut.blocks());
-      const std::int64_t block = i % cut.blocks();
-      const Source& in = job.sources[source];
-      const auto* from = static_cast<const std::byte*>(in.data) + cut.offset(block, in.strides) * from_bytes;
-      auto* to = static_cast<std::byte*>(result) +
-                 (static_cast<std::int64_t>(source) * elements + cut.offset(block, to_strides)) * to_bytes;
-      (*conversions[source])[cut.kind(block)].run(from, to);
-    }
-  });
+  const std::int64_t blocks = sources * cut.blocks();
+  const std::int64_t most = std::min(blocks, divide_up(sources * elements, kThreadElements));
+  share_out(blocks, static_cast<int>(std::min<std::int64_t>(threads, most)), team, convert);
   return true;
 }
 
