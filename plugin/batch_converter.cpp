@@ -210,23 +210,11 @@ at::Tensor BatchConverter::operator()(const std::vector<at::Tensor>& samples) co
 }
 
 torch::data::Example<> BatchConverter::operator()(std::vector<torch::data::Example<>> examples) const {
-  std::vector<at::Tensor> data;
-  std::vector<at::Tensor> targets;
-  data.reserve(examples.size());
-  targets.reserve(examples.size());
-  for (auto& example : examples) {
-    data.push_back(std::move(example.data));
-    targets.push_back(std::move(example.target));
-  }
-  at::Tensor batch = (*this)(data);
-  return {std::move(batch), stack_into_batch(targets)};
+  return collate_examples(std::move(examples), *this);
 }
 
 torch::data::TensorExample BatchConverter::operator()(std::vector<torch::data::TensorExample> examples) const {
-  std::vector<at::Tensor> data;
-  data.reserve(examples.size());
-  for (auto& example : examples) data.push_back(std::move(example.data));
-  return (*this)(data);
+  return collate_examples(std::move(examples), *this);
 }
 
 torch::data::Example<> BatchConverter::operator()(torch::data::Example<> batch) const {
