@@ -112,7 +112,9 @@ TEST(ConvertThreadsTest, TellsTheSameFaultWhateverTheThreads) {
   const auto fault = [&](const std::string& path, int threads) {
     return fault_of([&] {
       convert_csv(path, dir.file("out"),
-                  {.features = std::vector<std::string>{}, .dtype = RowType::kFloat16, .csv = {.threads = threads, .block_bytes = 2000}});
+                  {.features = std::vector<std::string>{},
+                   .dtype = RowType::kFloat16,
+                   .csv = {.threads = threads, .block_bytes = 2000}});
     });
   };
   for (const int too_large : {3, 2500, 20'000}) {
