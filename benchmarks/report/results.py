@@ -219,16 +219,18 @@ def read_threads(results, path):
 
 
 def read_parts(results, path):
-    """Lines of name, exit code, seconds and command by tabs; the last one of a part counts."""
+    """Lines of name, exit code, seconds, the share of the machine that others took meanwhile in percent, and command, by
+    tabs; the last one of a part counts."""
     parts = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = line.split("\t")
-        if len(fields) == 4:
+        if len(fields) == 5:
             parts[fields[0]] = {
                 "name": fields[0],
                 "exit": int(fields[1]),
                 "seconds": float(fields[2]),
-                "command": fields[3],
+                "others": int(fields[3]),
+                "command": fields[4],
             }
     results.parts = list(parts.values())
 
