@@ -270,7 +270,7 @@ class ReportTest(unittest.TestCase):
         self.assertIn("The part loader_micro failed with exit code 3", page)
         self.assertIn("one &lt;line&gt;\nout of memory", page)
         self.assertIn("burn, torchfeed process 3: a worker died", output)
-        self.assertIn("Other programs took CPU time of this machine", page)
+        self.assertIn("Other programs took CPU time of this machine meanwhile", page)
         self.assertIn("not to be trusted: loaders (40 %)</p>", page)
 
     def test_nothing_at_all_is_an_error(self):

@@ -282,7 +282,7 @@ def render(results, lines, figures, no_plots, faults, failures):
     disturbed = [f"{part['name']} ({part['others']} %)" for part in results.parts if part["others"] > OTHERS_MOST]
     if disturbed:
         notes.append(
-            "Other programs took CPU time of this machine while it measured, so that these figures are not to be trusted: "
+            "Other programs took CPU time of this machine meanwhile, so that these figures are not to be trusted: "
             + ", ".join(disturbed)
         )
     problems = "".join(f'<p class="missed">{escape(note)}</p>\n' for note in notes)
