@@ -165,9 +165,9 @@ int run(const Options& options) {
   int failed = 0;
   for (const Task& task : tasks) {
     failed += run_task(task, field_of(task, options), options, cores, progress, report["rows"]);
-  }
-  if (!options.json.empty()) {
-    write_report(options.json, report);
+    if (!options.json.empty()) {
+      write_report(options.json, report);  // so that a run that is ended early has told what it knows
+    }
   }
   const int code = baseline ? tell_baseline(options.baseline, compare_with_baseline(*baseline, report)) : 0;
   if (failed > 0) {
