@@ -154,9 +154,18 @@ command_of() {
   esac
 }
 
+# Prints the CPU time that others than this script and its children have taken so far, and all that there was, in ticks.
+cpu_ticks() {
+  local own user nice system idle wait irq softirq steal busy
+  read -r _ user nice system idle wait irq softirq steal _ </proc/stat
+  read -ra own </proc/$$/stat
+  busy=$((user + nice + system + irq + softirq + steal))
+  echo $((busy - own[13] - own[14] - own[15] - own[16])) $((busy + idle + wait))
+}
+
 # Runs a part and notes in the ledger how it went.
 run_part() {
-  local name=$1 number=$2 begin=$SECONDS status=0 command file line
+  local name=$1 number=$2 begin=$SECONDS status=0 command file line before after others
   command_of "$name"
   if [[ $name == python_* && -z $torch_python ]]; then
     say "[$number/${#chosen[@]}] $name: skipped, no python3 here has PyTorch; Debian's is python3-torch"
@@ -165,12 +174,13 @@ run_part() {
   line="${command[*]}"
   line=${line//"$PWD/"/}
   if $resume && awk -F '\t' -v name="$name" -v line="${line//\\/\\\\}" \
-    '$1 == name {done = ($2 == 0 && $4 == line)} END {exit !done}' "$ledger" 2>/dev/null; then
+    '$1 == name {done = ($2 == 0 && $5 == line)} END {exit !done}' "$ledger" 2>/dev/null; then
     say "[$number/${#chosen[@]}] $name: done before"
     return
   fi
   say "[$number/${#chosen[@]}] $name"
   local partial=$output/$file.partial
+  read -ra before < <(cpu_ticks)
   if [[ $file == *.txt ]]; then
     "${command[@]}" >"$partial" 2>"$logs/$name.log" || status=$?
   else
@@ -183,7 +193,9 @@ run_part() {
   else
     rm -f "$output/$file"
   fi
-  printf '%s\t%d\t%d\t%s\n' "$name" "$status" $((SECONDS - begin)) "$line" >>"$ledger"
+  read -ra after < <(cpu_ticks)
+  others=$(((after[0] - before[0]) * 100 / (after[1] - before[1] + 1)))
+  printf '%s\t%d\t%d\t%d\t%s\n' "$name" "$status" $((SECONDS - begin)) $((others > 0 ? others : 0)) "$line" >>"$ledger"
   if ((status != 0)); then
     say "    failed with exit code $status, see $logs/$name.log"
     failed+=("$name")

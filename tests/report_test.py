@@ -261,7 +261,7 @@ class ReportTest(unittest.TestCase):
         self.write("loaders.json", document)
         self.write(
             "parts.tsv",
-            "loaders\t0\t12\tloader_bench\nloader_micro\t0\t9\tloader_micro\nloader_micro\t3\t1\tloader_micro\n",
+            "loaders\t0\t12\t40\tbench\nloader_micro\t0\t9\t50\tmicro\nloader_micro\t3\t1\t2\tmicro\n",
         )
         (self.folder / "logs").mkdir()
         self.write("logs/loader_micro.log", "one <line>\nout of memory\n")
@@ -270,6 +270,8 @@ class ReportTest(unittest.TestCase):
         self.assertIn("The part loader_micro failed with exit code 3", page)
         self.assertIn("one &lt;line&gt;\nout of memory", page)
         self.assertIn("burn, torchfeed process 3: a worker died", output)
+        self.assertIn("Other programs took CPU time of this machine meanwhile", page)
+        self.assertIn("not to be trusted: loaders (40 %)</p>", page)
 
     def test_nothing_at_all_is_an_error(self):
         code, output, page = self.make()

@@ -4,8 +4,8 @@
     python3 benchmarks/report/make_report.py build/report
 
 Reads all JSON files, optimizer_gain.txt, csv_bench.txt, threads.txt and parts.tsv of the folder; writes report.html,
-whole in itself, and plots/*.svg there. Without matplotlib the report has its tables alone, and says so. Ends with exit code 1
-where a part has failed or a file could not be read (the report tells), with 2 where there is nothing to report.
+whole in itself, and plots/*.svg there. Without matplotlib the report has its tables alone, and says so. Ends with exit
+code 1 where a part has failed or a file could not be read (the report tells), with 2 where there is nothing to report.
 """
 
 import argparse

@@ -37,6 +37,7 @@ pre{overflow-x:auto;background:var(--head);padding:.7rem;font-size:.78rem}summar
 """
 
 SIGNS = {"reached": "✓ reached", "missed": "✗ missed", "unknown": "– not measured"}
+OTHERS_MOST = 3  # percent of the machine's CPU time that other programs may take
 SECTIONS = (
     (
         "throughput",
@@ -218,11 +219,12 @@ def settings_of(results):
                     "" if part["exit"] == 0 else "missed",
                 ),
                 cell(f"{part['seconds']:.0f} s", "n"),
+                cell(f"{part['others']} %", "n"),
                 cell(part["command"], "wide soft"),
             ]
             for part in results.parts
         ]
-        text += table(("part", "", "took", "command"), rows, "stack")
+        text += table(("part", "", "took", "others took", "command"), rows, "stack")
     return text
 
 
@@ -277,6 +279,12 @@ def all_rows(results):
 def render(results, lines, figures, no_plots, faults, failures):
     notes = [no_plots] if no_plots else []
     notes += [f"Left out: {fault}" for fault in faults]
+    disturbed = [f"{part['name']} ({part['others']} %)" for part in results.parts if part["others"] > OTHERS_MOST]
+    if disturbed:
+        notes.append(
+            "Other programs took CPU time of this machine meanwhile, so that these figures are not to be trusted: "
+            + ", ".join(disturbed)
+        )
     problems = "".join(f'<p class="missed">{escape(note)}</p>\n' for note in notes)
     for part, log in failures:
         problems += (

@@ -191,8 +191,8 @@ def read_optimizer(results, path):
 
 
 def read_csv_bench(results, path):
-    """Lines of a name and numbers: seconds, MB/s, speed-up, those two without the program's start, CPU seconds and MB; or
-    MB/s, speed-up, MB/s of a processor and MB."""
+    """Lines of a name and numbers: seconds, MB/s, speed-up, those two without the program's start, CPU seconds and MB;
+    or MB/s, speed-up, MB/s of a processor and MB."""
     text = path.read_text(encoding="utf-8")
     results.csv_head = text.partition("\n")[0]
     for line in text.splitlines():
@@ -219,17 +219,21 @@ def read_threads(results, path):
 
 
 def read_parts(results, path):
-    """Lines of name, exit code, seconds and command by tabs; the last one of a part counts."""
+    """Lines of name, exit code, seconds, the share of the machine that others took meanwhile in percent, and command,
+    by tabs; the last one of a part counts."""
     parts = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        fields = line.split("\t")
-        if len(fields) == 4:
-            parts[fields[0]] = {
-                "name": fields[0],
-                "exit": int(fields[1]),
-                "seconds": float(fields[2]),
-                "command": fields[3],
+        try:
+            name, code, seconds, others, command = line.split("\t")
+            parts[name] = {
+                "name": name,
+                "exit": int(code),
+                "seconds": float(seconds),
+                "others": int(others),
+                "command": command,
             }
+        except ValueError:
+            raise BadInput(f"{path.name}: expected name, exit code, seconds, percent and command: {line}") from None
     results.parts = list(parts.values())
 
 
