@@ -18,7 +18,8 @@ class RowBlock {
  public:
   /// Of the rows, ns since 1970-01-01 UTC.
   std::span<const std::int64_t> times() const { return std::span(bars_.times).subspan(first_); }
-  /// Writes C numbers for each time to `rows`. Throws `DataError` for a number that float32 cannot hold.
+  /// Writes C numbers for each time to `rows`. Throws `DataError` for a number that float32 cannot hold, such as a
+  /// feature that is not finite after its warm-up.
   void write(float* rows) const;
 
  private:

@@ -57,15 +57,20 @@ std::string instrument_of(const std::string& path);
 /// |---|---|
 /// | rows.npy | [T, C] rows as `BarRows` makes them, float32, or as `dtype` asks |
 /// | times.npy | [T] int64, ns since 1970-01-01 UTC, of the rows |
-/// | statistics.npy | [ceil(T / 65536), C, 2] float64: mean and sum of squared deviations of blocks of the rows as
-/// stored | | state.npy | [N] float64, what `append` goes on from | | meta.json | what all this is |
+/// | statistics.npy | [ceil(T / 65536), C, 2] float64: mean and sum of squared deviations of blocks of stored rows |
+/// | state.npy | [N] float64, what `append` goes on from |
+/// | meta.json | what all this is |
 ///
-/// Streams, in memory that does not depend on the file's size. The directory takes its place when it is whole: before
-/// that, and if anything fails, what was there stays. Throws what `CsvReader`, `StreamingFeatures` and `BarRows` do;
-/// `DataError` for a file with too few bars, a number that the type cannot hold, a column's name that is not
-/// UTF-8, a directory that is no conversion, and one that does not fit what is to be appended, or has its last bar
-/// otherwise than the CSV; std::system_error for the system's refusals; std::runtime_error if another process is
-/// converting to the same place. May be called by several threads for different instruments.
+/// Streams, in memory that does not depend on the file's size. With several `csv.threads` each of them parses, lays out
+/// rows and writes them; what depends on the bars before, features and statistics, the calling thread computes in
+/// between. The results are the same to the bit.
+///
+/// The directory takes its place when it is whole: before that, and if anything fails, what was there stays. Throws
+/// what `CsvReader`, `StreamingFeatures` and `BarRows` do; `DataError` for a file with too few bars, a number that the
+/// type cannot hold, a column's name that is not UTF-8, a directory that is no conversion, and one that does not fit
+/// what is to be appended, or has its last bar otherwise than the CSV; std::system_error for the system's refusals;
+/// std::runtime_error if another process is converting to the same place. May be called by several threads for
+/// different instruments.
 ConvertResult convert_csv(const std::string& path, const std::string& folder, const ConvertOptions& options = {});
 
 /// Removes what interrupted conversions have left in the folder. Those that are under way are left alone.
