@@ -4,7 +4,9 @@
 #include <torchfeed/plugin/convert/block_conversion.h>
 #include <torchfeed/plugin/convert/reorder.h>
 #include <torchfeed/plugin/stack.h>
+#include <torchfeed/plugin/threading/openmp_team.h>
 
+#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -156,7 +158,8 @@ class Conversion {
       const Dims strides = samples ? with_first(0, tensor.strides()) : tensor.strides().vec();
       job_.sources.push_back({tensor.data_ptr(), in_order(strides, order_)});
     }
-    return convert::convert_with_onednn(job_, affine_, result.data_ptr());
+    const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+    return convert::convert_with_onednn(job_, affine_, result.data_ptr(), threads, threading::run_in_openmp_team);
   }
 
   void with_aten(const std::vector<at::Tensor>& tensors, bool samples, const at::Tensor& result) const {
@@ -207,23 +210,11 @@ at::Tensor BatchConverter::operator()(const std::vector<at::Tensor>& samples) co
 }
 
 torch::data::Example<> BatchConverter::operator()(std::vector<torch::data::Example<>> examples) const {
-  std::vector<at::Tensor> data;
-  std::vector<at::Tensor> targets;
-  data.reserve(examples.size());
-  targets.reserve(examples.size());
-  for (auto& example : examples) {
-    data.push_back(std::move(example.data));
-    targets.push_back(std::move(example.target));
-  }
-  at::Tensor batch = (*this)(data);
-  return {std::move(batch), stack_into_batch(targets)};
+  return collate_examples(std::move(examples), *this);
 }
 
 torch::data::TensorExample BatchConverter::operator()(std::vector<torch::data::TensorExample> examples) const {
-  std::vector<at::Tensor> data;
-  data.reserve(examples.size());
-  for (auto& example : examples) data.push_back(std::move(example.data));
-  return (*this)(data);
+  return collate_examples(std::move(examples), *this);
 }
 
 torch::data::Example<> BatchConverter::operator()(torch::data::Example<> batch) const {

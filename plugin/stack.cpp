@@ -15,25 +15,12 @@ at::Tensor stack_into_batch(const std::vector<at::Tensor>& tensors) {
 }
 
 torch::data::Example<> Stack<torch::data::Example<>>::apply_batch(std::vector<torch::data::Example<>> examples) {
-  std::vector<at::Tensor> data;
-  std::vector<at::Tensor> targets;
-  data.reserve(examples.size());
-  targets.reserve(examples.size());
-  for (auto& example : examples) {
-    data.push_back(std::move(example.data));
-    targets.push_back(std::move(example.target));
-  }
-  return {stack_into_batch(data), stack_into_batch(targets)};
+  return collate_examples(std::move(examples), stack_into_batch);
 }
 
 torch::data::TensorExample Stack<torch::data::TensorExample>::apply_batch(
     std::vector<torch::data::TensorExample> examples) {
-  std::vector<at::Tensor> data;
-  data.reserve(examples.size());
-  for (auto& example : examples) {
-    data.push_back(std::move(example.data));
-  }
-  return stack_into_batch(data);
+  return collate_examples(std::move(examples), stack_into_batch);
 }
 
 }  // namespace torchfeed

@@ -9,6 +9,10 @@
 #include <torch/torch.h>
 
 #include <array>
+#include <cinttypes>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -310,6 +314,32 @@ TEST(BatchCodec, KeepsWhatTheDatasetWroteIntoEmptyBatchInPlaceAndCopiesTheRest) 
   const auto address = reinterpret_cast<std::uintptr_t>(example.data.data_ptr()) - 8 * sizeof(float);
   EXPECT_EQ(example.data[0][0].item<float>(), static_cast<float>(address % 1000003));
   EXPECT_TRUE(torch::equal(example.target, torch::arange(4)));
+}
+
+/// The flags of the mapping that has `address` inside, as in /proc/self/smaps.
+std::string flags_of_mapping(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2) {
+      const auto at = reinterpret_cast<std::uintptr_t>(address);
+      inside = begin <= at && at < end;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      return line + ' ';
+    }
+  }
+  return "none";
+}
+
+TEST(EmptyBatch, AsksForHugePagesWhereALargeBatchIsOrdinaryMemory) {
+  if (!std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled")) GTEST_SKIP() << "the kernel has no huge pages";
+  const auto middle_of = [](const torch::Tensor& batch) {
+    return flags_of_mapping(static_cast<const char*>(batch.data_ptr()) + batch.nbytes() / 2);
+  };
+  EXPECT_THAT(middle_of(empty_batch({16, 1 << 20})), ::testing::HasSubstr(" hg "));
+  EXPECT_THAT(middle_of(torch::empty({16, 1 << 20})), ::testing::Not(::testing::HasSubstr(" hg ")));
 }
 
 }  // namespace

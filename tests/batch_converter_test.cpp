@@ -2,16 +2,21 @@
 #include <torchfeed/plugin/batch_converter.h>
 #include <torchfeed/plugin/convert/aten_conversion.h>
 #include <torchfeed/plugin/convert/block_conversion.h>
+#include <torchfeed/plugin/threading/openmp_team.h>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <sys/resource.h>
+
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace torchfeed {
@@ -203,8 +208,10 @@ TEST(BatchConverter, ConvertsBatchesOfAnySize) {
 
 TEST(BatchConverter, ConvertsPlainDataOfAnyRank) {
   for (const Sizes& sizes : {Sizes{1}, Sizes{262'145}, Sizes{1'000'003}, Sizes{7, 5}, Sizes{2, 3, 2, 2, 3, 2, 2}}) {
-    expect_converts(values(sizes, at::kInt), {.scale = {0.01}});
-    expect_converts(values(sizes, at::kInt), {.dtype = at::kBFloat16, .scale = {0.01}, .shift = {3}});
+    for (const auto dtype : kOneDnnDtypes) {
+      expect_converts(values(sizes, dtype), {.scale = {0.01}});
+      expect_converts(values(sizes, dtype), {.dtype = at::kBFloat16, .scale = {0.01}, .shift = {3}});
+    }
   }
 }
 
@@ -233,7 +240,8 @@ TEST(BatchConverter, GivesTheSameByOneDnnAndByATen) {
   job.sources.push_back({batch.data_ptr(), batch.strides().vec()});
   const at::Tensor by_onednn = torch::empty(job.sizes);
   const at::Tensor by_aten = torch::empty(job.sizes);
-  ASSERT_TRUE(convert::convert_with_onednn(job, affine, by_onednn.data_ptr())) << "oneDNN has this one everywhere";
+  ASSERT_TRUE(convert::convert_with_onednn(job, affine, by_onednn.data_ptr(), 1, threading::run_in_openmp_team))
+      << "oneDNN has this one everywhere";
   convert::convert_with_aten(batch, affine, 3, by_aten);
   EXPECT_TRUE(torch::allclose(by_onednn, by_aten, std::ldexp(1.0, -20), 0));
 }
@@ -243,8 +251,68 @@ TEST(BatchConverter, LeavesWhatItCannotDoToATen) {
   const convert::Job job{
       .from = at::kHalf, .to = at::kFloat, .sizes = {6, 8}, .channel = -1, .sources = {{batch.data_ptr(), {8, 1}}}};
   const at::Tensor result = torch::full({6, 8}, 7.0);
-  EXPECT_FALSE(convert::convert_with_onednn(job, {}, result.data_ptr()));
+  EXPECT_FALSE(convert::convert_with_onednn(job, {}, result.data_ptr(), 2, threading::run_in_openmp_team));
   EXPECT_TRUE(torch::equal(result, torch::full({6, 8}, 7.0))) << "nothing may be written";
+}
+
+/// How many threads are asked for to convert images of `sizes` to planes, of `threads` that there are.
+int team_for(const Sizes& sizes, int threads) {
+  static int asked = 0;
+  const at::Tensor images = values(sizes, at::kByte);
+  const at::Tensor planes = images.movedim(-1, 1);
+  const convert::Job job{.from = at::kByte,
+                         .to = at::kFloat,
+                         .sizes = planes.sizes().vec(),
+                         .channel = -1,
+                         .sources = {{images.data_ptr(), planes.strides().vec()}}};
+  const at::Tensor result = torch::full(planes.sizes(), -1.0);
+  const convert::Team team = [](int wanted, const std::function<void()>& body) {
+    asked = wanted;
+    std::vector<std::thread> others;
+    for (int i = 1; i < wanted; ++i) others.emplace_back(body);
+    body();
+    for (auto& other : others) other.join();
+    return wanted;
+  };
+  EXPECT_TRUE(convert::convert_with_onednn(job, {}, result.data_ptr(), threads, team));
+  EXPECT_TRUE(torch::equal(result, planes.to(at::kFloat))) << "each block once, whoever does it";
+  return asked;
+}
+
+TEST(BatchConverter, SharesLargeBatchesAmongThreads) {
+  EXPECT_EQ(team_for({32, 64, 64, 3}, 2), 2);
+  EXPECT_EQ(team_for({32, 64, 64, 3}, 5), 5);
+  EXPECT_EQ(team_for({1, 224, 224, 3}, 4), 4) << "a single image as well";
+  EXPECT_EQ(team_for({2, 64, 64, 3}, 2), 1) << "too small";
+}
+
+TEST(BatchConverter, ConvertsInAllOfATensThreads) {
+  if (threading::run_in_openmp_team(2, [] {}) < 2) GTEST_SKIP() << "there is no OpenMP library";
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  const BatchConverter converter({.scale = {0.01}});
+  const at::Tensor ticks = values({2'000'000}, at::kInt);
+  // A thread that writes new memory has page faults. The other one may come too late when the machine is busy.
+  const auto faults_elsewhere = [] {
+    std::atomic<long> faults{0};
+    const auto here = std::this_thread::get_id();
+    threading::run_in_openmp_team(2, [&] {
+      rusage usage{};
+      getrusage(RUSAGE_THREAD, &usage);
+      if (std::this_thread::get_id() != here) faults = usage.ru_minflt;
+    });
+    return faults.load();
+  };
+  faults_elsewhere();  // the thread's own first ones
+  const long first = faults_elsewhere();
+  int rounds = 0;
+  std::vector<at::Tensor> kept;  // so that each result is new memory
+  while (faults_elsewhere() == first && rounds < 50) {
+    kept.push_back(converter(ticks));
+    ++rounds;
+  }
+  EXPECT_GT(faults_elsewhere(), first) << "in " << rounds << " conversions";
+  at::set_num_threads(before);
 }
 
 TEST(BatchConverter, GivesAnEmptyBatchForAnEmptyBatch) {

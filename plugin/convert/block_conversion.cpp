@@ -1,12 +1,13 @@
 #include <torchfeed/plugin/convert/block_conversion.h>
 #include <torchfeed/plugin/convert/byte_channels.h>
 #include <torchfeed/plugin/convert/reorder.h>
-
-#include <ATen/Parallel.h>
+#include <torchfeed/plugin/convert/side_by_side.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -15,7 +16,7 @@ namespace {
 
 /// Elements of a block: 1 MB of float32, which a core's cache holds while a block is shifted and then added to.
 constexpr std::int64_t kBlockElements = 262'144;
-/// Below, a second thread costs more than it gains.
+/// Fewer are not worth a thread.
 constexpr std::int64_t kThreadElements = 32'768;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -25,17 +26,18 @@ std::vector<float> floats(const std::vector<double>& values) { return {values.be
 /// How a source is cut: along the first dimension, and where that is not enough along another.
 class Cut {
  public:
-  explicit Cut(const Job& job) : sizes_(job.sizes) {
+  /// Into blocks of about `most` elements.
+  Cut(const Job& job, std::int64_t most) : sizes_(job.sizes) {
     std::int64_t row = 1;
     for (std::size_t i = 1; i < sizes_.size(); ++i) row *= sizes_[i];
-    steps_[0] = std::clamp(kBlockElements / row, std::int64_t{1}, sizes_[0]);
-    for (std::size_t i = 1; i < sizes_.size() && row > kBlockElements; ++i) {
+    steps_[0] = std::clamp(most / row, std::int64_t{1}, sizes_[0]);
+    for (std::size_t i = 1; i < sizes_.size() && row > most; ++i) {
       const bool longer = dimension_ == 0 || sizes_[i] > sizes_[dimension_];
       if (longer && static_cast<int>(i) != job.channel) dimension_ = i;
     }
     if (dimension_ != 0) {
       const std::int64_t size = sizes_[dimension_];
-      steps_[1] = std::clamp(kBlockElements / (row / size), std::int64_t{1}, size);
+      steps_[1] = std::clamp(most / (row / size), std::int64_t{1}, size);
     }
     counts_[0] = divide_up(sizes_[0], steps_[0]);
     counts_[1] = dimension_ == 0 ? 1 : divide_up(sizes_[dimension_], steps_[1]);
@@ -84,6 +86,13 @@ void hold_to_int_range(float* values, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) values[i] = std::min(std::max(values[i], kLeast), kLargest);
 }
 
+/// What makes float32 of a block, scaled.
+enum class Step {
+  kReorder,     ///< and the shift is added afterwards
+  kSideBySide,  ///< shifted as well
+  kSplit,       ///< the same
+};
+
 /// What is done with blocks of one kind: a reorder scales, converts and lays out; the shift is added while the block is
 /// still in the cache, which is faster than a reorder that adds to its result. Dtypes narrower than float32 are made
 /// from that in a second reorder, where there is a shift, so that they are rounded once, and where the layout changes,
@@ -101,25 +110,32 @@ class BlockConversion {
       if (!first_) find_second(block);
     }
     wide_ = merged(wide_);
-    if (can_split_byte_channels(wide_)) {
-      splits_ = true;
+    if (can_convert_side_by_side(wide_)) {
+      step_ = Step::kSideBySide;
+    } else if (can_split_byte_channels(wide_)) {
+      step_ = Step::kSplit;
     } else {
       if (!first_) first_ = Reorder::find(wide_, scale);
       adds_ = shifts;
     }
     elements_ = 1;
     for (const std::int64_t size : block.sizes) elements_ *= static_cast<std::size_t>(size);
-    complete_ = (splits_ || first_) && (wide_.to == block.to || second_);
+    complete_ = (step_ != Step::kReorder || first_) && (wide_.to == block.to || second_);
   }
 
   bool complete() const { return complete_; }
 
   void run(const void* from, void* to) const {
     void* wide = second_ ? scratch(elements_) : to;
-    if (splits_) {
-      split_byte_channels(wide_, scale_, shift_, from, static_cast<float*>(wide));
-    } else {
-      first_->run(from, wide);
+    switch (step_) {
+      case Step::kSideBySide:
+        convert_side_by_side(wide_, scale_[0], shift_[0], from, static_cast<float*>(wide));
+        break;
+      case Step::kSplit:
+        split_byte_channels(wide_, scale_, shift_, from, static_cast<float*>(wide));
+        break;
+      case Step::kReorder:
+        first_->run(from, wide);
     }
     if (adds_) add(wide_, shift_, static_cast<float*>(wide));
     if (holds_) hold_to_int_range(static_cast<float*>(wide), elements_);
@@ -148,7 +164,7 @@ class BlockConversion {
   std::vector<float> shift_;
   Block wide_;  ///< as it is after the first step
   std::size_t elements_ = 0;
-  bool splits_ = false;
+  Step step_ = Step::kReorder;
   bool adds_ = false;
   bool holds_ = false;
   bool complete_ = false;
@@ -182,10 +198,31 @@ class SourceConversion {
   std::array<std::unique_ptr<BlockConversion>, Cut::kKinds> kinds_;
 };
 
+/// Calls `convert` for each of so many blocks, each once, from all threads of a team. Throws what the first one threw.
+template <typename Convert>
+void share_out(std::int64_t blocks, int threads, Team team, const Convert& convert) {
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+  team(threads, [&] {
+    try {
+      for (std::int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < blocks;) convert(block);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+      next = blocks;
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
 }  // namespace
 
-bool convert_with_onednn(const Job& job, const Affine& affine, void* result) {
-  const Cut cut(job);
+bool convert_with_onednn(const Job& job, const Affine& affine, void* result, int threads, Team team) {
+  const Dims to_strides = contiguous_strides(job.sizes);
+  const std::int64_t elements = to_strides[0] * job.sizes[0];
+  const auto sources = static_cast<std::int64_t>(job.sources.size());
+  threads = static_cast<int>(std::clamp<std::int64_t>(sources * elements / kThreadElements, 1, threads));
+  const Cut cut(job, std::min(kBlockElements, divide_up(sources * elements, threads)));
   std::vector<std::shared_ptr<const SourceConversion>> conversions;
   conversions.reserve(job.sources.size());
   for (const Source& source : job.sources) {
@@ -197,23 +234,18 @@ bool convert_with_onednn(const Job& job, const Affine& affine, void* result) {
     if (!conversions.back()->complete()) return false;
   }
 
-  const Dims to_strides = contiguous_strides(job.sizes);
-  const std::int64_t elements = to_strides[0] * job.sizes[0];
   const auto from_bytes = static_cast<std::int64_t>(c10::elementSize(job.from));
   const auto to_bytes = static_cast<std::int64_t>(c10::elementSize(job.to));
-  const auto sources = static_cast<std::int64_t>(job.sources.size());
-  const std::int64_t grain = divide_up(kThreadElements * cut.blocks(), elements);
-  at::parallel_for(0, sources * cut.blocks(), grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto source = static_cast<std::size_t>(i / cut.blocks());
-      const std::int64_t block = i % cut.blocks();
-      const Source& in = job.sources[source];
-      const auto* from = static_cast<const std::byte*>(in.data) + cut.offset(block, in.strides) * from_bytes;
-      auto* to = static_cast<std::byte*>(result) +
-                 (static_cast<std::int64_t>(source) * elements + cut.offset(block, to_strides)) * to_bytes;
-      (*conversions[source])[cut.kind(block)].run(from, to);
-    }
-  });
+  const auto convert = [&](std::int64_t i) {
+    const auto source = static_cast<std::size_t>(i / cut.blocks());
+    const std::int64_t block = i % cut.blocks();
+    const Source& in = job.sources[source];
+    const auto* from = static_cast<const std::byte*>(in.data) + cut.offset(block, in.strides) * from_bytes;
+    auto* to = static_cast<std::byte*>(result) +
+               (static_cast<std::int64_t>(source) * elements + cut.offset(block, to_strides)) * to_bytes;
+    (*conversions[source])[cut.kind(block)].run(from, to);
+  };
+  share_out(sources * cut.blocks(), threads, team, convert);
   return true;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace torchfeed::convert {
@@ -29,8 +30,11 @@ struct Job {
   std::vector<Source> sources;
 };
 
-/// Converts into `result`, memory without gaps that overlaps no source, by blocks that fit the cache, on the calling
-/// thread's number of ATen threads. False, with nothing written, where oneDNN cannot do all of it.
-bool convert_with_onednn(const Job& job, const Affine& affine, void* result);
+/// Calls `body`, which throws nothing, once in each thread of a team of so many.
+using Team = int (*)(int threads, const std::function<void()>& body);
+
+/// Converts into `result`, memory without gaps that overlaps no source, by blocks that fit the cache, which up to
+/// `threads` of a team share. False, with nothing written, where oneDNN cannot do all of it.
+bool convert_with_onednn(const Job& job, const Affine& affine, void* result, int threads, Team team);
 
 }  // namespace torchfeed::convert

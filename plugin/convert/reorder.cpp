@@ -19,12 +19,31 @@
 namespace torchfeed::convert {
 namespace {
 
-using GetThreads = int (*)();
+/// Makes the calling thread's OpenMP regions those of one thread while it lives.
+class OneOpenMpThread {
+ public:
+  OneOpenMpThread() {
+    if (openmp().set != nullptr) openmp().set(1);
+  }
+  ~OneOpenMpThread() {
+    if (openmp().set != nullptr) openmp().set(threads_);
+  }
+  OneOpenMpThread(const OneOpenMpThread&) = delete;
+  OneOpenMpThread& operator=(const OneOpenMpThread&) = delete;
 
-GetThreads omp_get_max_threads() {
-  static const auto get = reinterpret_cast<GetThreads>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
-  return get;
-}
+  /// Looks up the functions, null without an OpenMP library, once.
+  struct OpenMp {
+    int (*get)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+    void (*set)(int) = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+  };
+  static const OpenMp& openmp() {
+    static const OpenMp openmp;
+    return openmp;
+  }
+
+ private:
+  const int threads_ = openmp().get != nullptr ? openmp().get() : 1;
+};
 
 /// Never destroyed, as threads may convert while the process ends.
 const dnnl::engine& engine() {
@@ -118,6 +137,7 @@ std::shared_ptr<const Reorder> make(const Block& block, const std::vector<float>
     return make({block.from, block.to, {1}, {1}, {1}, -1}, scale);
   }
   if (!from || !to || block.sizes.size() > DNNL_MAX_NDIMS) return nullptr;
+  const OneOpenMpThread one;
   try {
     const dnnl::reorder::primitive_desc description(engine(), {block.sizes, *from, block.from_strides}, engine(),
                                                     {block.sizes, *to, block.to_strides}, attributes(block, scale),
@@ -133,9 +153,8 @@ std::shared_ptr<const Reorder> make(const Block& block, const std::vector<float>
 using Key = std::vector<std::int64_t>;
 
 Key key_of(const Block& block, const std::vector<float>& scale) {
-  const GetThreads threads = omp_get_max_threads();
-  Key key{threads ? threads() : 1, static_cast<std::int64_t>(block.from), static_cast<std::int64_t>(block.to),
-          block.channel, static_cast<std::int64_t>(block.sizes.size())};
+  Key key{static_cast<std::int64_t>(block.from), static_cast<std::int64_t>(block.to), block.channel,
+          static_cast<std::int64_t>(block.sizes.size())};
   for (const Dims* dims : {&block.sizes, &block.from_strides, &block.to_strides}) {
     key.insert(key.end(), dims->begin(), dims->end());
   }
@@ -179,6 +198,6 @@ std::shared_ptr<const Reorder> Reorder::find(const Block& block, const std::vect
   return made;
 }
 
-void prepare_reorders() { omp_get_max_threads(); }
+void prepare_reorders() { OneOpenMpThread::openmp(); }
 
 }  // namespace torchfeed::convert
