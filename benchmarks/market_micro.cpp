@@ -3,6 +3,7 @@
 // The directory is a generated one in TMPDIR, in the page cache once it has been written; set TORCHFEED_BENCH_ROWS for
 // a larger one than its 100,000 rows.
 #include <torchfeed/datasets/financial_dataset.h>
+#include <torchfeed/datasets/npy/mapped_file.h>
 
 #include <ATen/ops/empty.h>
 
@@ -180,6 +181,36 @@ void gather_memcpy_into_new_tensors(benchmark::State& state) {
   }
 }
 BENCHMARK(gather_memcpy_into_new_tensors);
+
+/// The limit where rows are mapped: the columns of the same rows of the same file, copied row by row as they are, into
+/// one buffer or into new tensors.
+void gather_memcpy_mapped(benchmark::State& state, bool new_tensors) {
+  const feed::datasets::MappedFile file(directory().path() + "/rows.npy", feed::datasets::FileAccess::kRandom);
+  const std::size_t row_bytes = sizeof(float) * kColumns.size();
+  constexpr std::size_t kWanted = sizeof(float) * kFeatures;
+  constexpr std::size_t kHeader = 128;
+  const char* wanted = reinterpret_cast<const char*>(file.bytes().data()) + kHeader + row_bytes - kWanted;
+  at::Tensor batch = at::empty({kBatch, kLength, kFeatures});
+  at::Tensor target = at::empty({kBatch});
+  std::size_t random = 1;
+  for (auto _ : state) {
+    if (new_tensors) {
+      batch = at::empty({kBatch, kLength, kFeatures});
+      target = at::empty({kBatch});
+    }
+    auto* out = static_cast<char*>(batch.data_ptr());
+    auto* out_target = target.data_ptr<float>();
+    for (const auto index : next_indices(static_cast<std::size_t>(directory().rows() - kLength), random)) {
+      for (std::size_t row = index; row < index + kLength; ++row, out += kWanted) {
+        std::memcpy(out, wanted + row * row_bytes, kWanted);
+      }
+      std::memcpy(out_target++, wanted + (index + kLength) * row_bytes, sizeof(float));
+    }
+    benchmark::ClobberMemory();
+  }
+}
+BENCHMARK_CAPTURE(gather_memcpy_mapped, one_buffer, false);
+BENCHMARK_CAPTURE(gather_memcpy_mapped, new_tensors, true);
 
 void get_batches(benchmark::State& state, const FinancialOptions& options) {
   FinancialDataset dataset = FinancialDataset::open(directory().path(), options);

@@ -259,6 +259,7 @@ torch::data::Example<> FinancialDataset::get_batch(c10::ArrayRef<std::size_t> in
   float* target_out = target.data_ptr<float>();
   for (std::size_t i = 0; i < indices.size(); ++i) {
     const SamplePlace place = view.samples[indices[i]];
+    if (i + 1 < indices.size()) view.fitted->prefetch_window(view.samples[indices[i + 1]]);
     view.fitted->copy_window(place, data_out + i * window);
     target_out[i] = view.fitted->target(place);
   }

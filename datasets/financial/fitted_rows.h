@@ -43,6 +43,12 @@ class FittedRows {
   /// Writes the window of the `sequence_length` rows before place.row: [L, C].
   void copy_window(const SamplePlace& place, float* out) const;
 
+  /// Has the processor fetch the rows of a window that is to be copied next.
+  void prefetch_window(const SamplePlace& place) const {
+    const std::int64_t length = data_.options.sequence_length;
+    if (copies_.empty()) gathers_[place.instrument].prefetch(place.row - length, length);
+  }
+
   /// The scaled target of the rows from place.row on.
   float target(const SamplePlace& place) const;
 

@@ -22,6 +22,9 @@ class RowGather {
     kernel_(*this, rows_ + first * row_bytes_, length, out);
   }
 
+  /// Has the processor fetch what operator() would read, from the rows to its caches, while it does something else.
+  void prefetch(std::int64_t first, std::int64_t length) const;
+
  private:
   using Kernel = void (*)(const RowGather& gather, const char* rows, std::int64_t length, float* out);
 
