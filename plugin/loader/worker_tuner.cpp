@@ -30,6 +30,10 @@ constexpr std::uint64_t kInlineBatches = 3;
 constexpr std::uint64_t kTrialBatches = 8;
 constexpr double kTrialSeconds = 0.02;
 constexpr double kSettlingSeconds = 0.008;
+// The first workers are slow for longer: the slots' memory is new, and so are OpenBLAS's threads, which the fork has
+// ended and which spin on a core until they have found nothing to do.
+constexpr double kStartingSeconds = 0.06;
+constexpr std::uint64_t kStartingRounds = 3;  // of what is under way, so that each slot has been used
 constexpr std::uint64_t kWatchBatches = 50;
 constexpr double kWatchSeconds = 0.25;
 constexpr std::uint64_t kMostPatience = 8;
@@ -289,9 +293,10 @@ int WorkerTuner::change(const TunerReading& now, int workers, std::string reason
   // What is under way was asked for under the old number.
   const auto most = static_cast<std::uint64_t>(std::max(workers, workers_));
   const std::uint64_t under_way = (limits_->jobs > 0 ? limits_->jobs : limits_->jobs_a_worker * most) + 1;
+  const bool first = workers_ == 0;
   workers_ = workers;
   settling_ = true;
-  open_window(now, under_way, kSettlingSeconds);
+  open_window(now, first ? kStartingRounds * under_way : under_way, first ? kStartingSeconds : kSettlingSeconds);
   return workers_;
 }
 
