@@ -23,6 +23,7 @@ struct Workload {
   double noise = 0.03;
   double tail = 0;      // seconds more that one batch in five takes to make, on average a fifth of that
   double crowding = 0;  // seconds more that a batch takes for each worker but the first
+  double warming = 0;   // how much longer the first workers take for their first batch, which halves with each ten
 };
 
 struct Machine {
@@ -82,7 +83,8 @@ class Loop {
       Workload now = load;
       now.tail = 0;
       now.produce += workers_ == 0 ? tail : load.tail / 5;
-      const double seconds = pace(machine_, now, workers_) * (1 + noise(random_));
+      const double cold = workers_ > 0 ? load.warming * std::exp2(-static_cast<double>(worked_++) / 10) : 0;
+      const double seconds = pace(machine_, now, workers_) * (1 + cold) * (1 + noise(random_));
       const double crowd =
           workers_ == 0 || !load.computing
               ? 1
@@ -126,6 +128,7 @@ class Loop {
   std::mt19937 random_{7};
   int workers_ = 0;
   bool started_ = false;
+  std::uint64_t worked_ = 0;  // batches that workers have made
   std::vector<Change> changes_;
   int asked_ = 0;
   std::uint64_t looks_ = 0;
@@ -270,6 +273,22 @@ TEST(WorkerTuner, TriesFewerWorkersWhereTheFirstNumberIsWorseThanNone) {
   loop.run(load, 100'000);
   EXPECT_EQ(loop.workers(), 1);
   EXPECT_THAT(loop.changes(), ::testing::SizeIs(::testing::Le(2U)));  // 2, and 1
+}
+
+TEST(WorkerTuner, WaitsUntilTheFirstWorkersAreAsFastAsTheyGet) {
+  const Workload load{.name = "", .produce = 1.6e-3, .step = 1e-6, .warming = 4};
+  Loop loop(Machine{});
+  loop.run(load, 200);
+  EXPECT_EQ(loop.workers(), 2);
+  EXPECT_THAT(loop.changes(), ::testing::SizeIs(1));
+}
+
+TEST(WorkerTuner, DoesNotWaitForLongWhereTheFirstWorkersStaySlowerThanNone) {
+  const Machine machine{.cores = 1, .most_workers = 2};
+  const Workload load{.name = "", .produce = 1.6e-3, .step = 1.6e-3, .crowding = 2e-3, .warming = 4};
+  Loop loop(machine);
+  loop.run(load, 200);
+  EXPECT_EQ(loop.workers(), 0);
 }
 
 TEST(WorkerTuner, DoesNotHoldTheTimeOfAskingForLimitsAgainstNoWorkers) {

@@ -34,6 +34,8 @@ constexpr double kSettlingSeconds = 0.008;
 // ended and which spin on a core until they have found nothing to do.
 constexpr double kStartingSeconds = 0.06;
 constexpr std::uint64_t kStartingRounds = 3;  // of what is under way, so that each slot has been used
+// They are still getting faster while each window takes less than the one before by this share.
+constexpr double kWarming = 0.05;
 constexpr std::uint64_t kWatchBatches = 50;
 constexpr double kWatchSeconds = 0.25;
 constexpr std::uint64_t kMostPatience = 8;
@@ -97,6 +99,10 @@ bool WorkerTuner::window_is_full(const TunerReading& now) {
 
 int WorkerTuner::judge(const TunerReading& now, const Result& result) {
   if (!settled_) {
+    if (is_warming_up(result)) {
+      open_window(now, std::max<std::uint64_t>(kTrialBatches, 2 * workers_), kTrialSeconds);
+      return workers_;
+    }
     results_[workers_] = result;
     if (workers_ > 0) {
       return judge_workers(now, result);
@@ -126,6 +132,15 @@ int WorkerTuner::judge(const TunerReading& now, const Result& result) {
   }
   watch(now);
   return workers_;
+}
+
+/// Whether the first workers, no faster than none so far, may yet become so.
+bool WorkerTuner::is_warming_up(const Result& result) {
+  const auto none = results_.find(0);
+  if (!first_seconds_ || none == results_.end() || result.seconds < none->second.seconds * (1 - kGain)) {
+    return false;
+  }
+  return result.seconds < std::exchange(*first_seconds_, result.seconds) * (1 - kWarming);
 }
 
 /// Opens the next window while the number is settled: a short one where that was found by few batches.
@@ -294,6 +309,7 @@ int WorkerTuner::change(const TunerReading& now, int workers, std::string reason
   const auto most = static_cast<std::uint64_t>(std::max(workers, workers_));
   const std::uint64_t under_way = (limits_->jobs > 0 ? limits_->jobs : limits_->jobs_a_worker * most) + 1;
   const bool first = workers_ == 0;
+  first_seconds_ = first ? std::optional(std::numeric_limits<double>::max()) : std::nullopt;
   workers_ = workers;
   settling_ = true;
   open_window(now, first ? kStartingRounds * under_way : under_way, first ? kStartingSeconds : kSettlingSeconds);

@@ -61,6 +61,7 @@ class WorkerTuner {
   void open_window(const TunerReading& now, std::uint64_t batches, double seconds);
   bool window_is_full(const TunerReading& now);
   int judge(const TunerReading& now, const Result& result);
+  bool is_warming_up(const Result& result);
   int judge_inline(const TunerReading& now, const Result& result);
   int judge_workers(const TunerReading& now, const Result& result);
   std::optional<int> next_trial(const Result& result) const;
@@ -78,7 +79,8 @@ class WorkerTuner {
   std::optional<TunerLimits> limits_;
   int workers_ = 0;
   bool settled_ = false;
-  std::map<int, Result> results_;  // by number of workers, while costs are what they are
+  std::optional<double> first_seconds_;  // a batch, in the last window of the first workers' trial
+  std::map<int, Result> results_;        // by number of workers, while costs are what they are
   Result settled_result_;
   int suspicions_ = 0;  // windows in a row that say that it is not the right number any more
   int calm_windows_ = 0;
