@@ -23,7 +23,7 @@ struct Workload {
   double noise = 0.03;
   double tail = 0;      // seconds more that one batch in five takes to make, on average a fifth of that
   double crowding = 0;  // seconds more that a batch takes for each worker but the first
-  double warming = 0;   // how much longer the first workers take for their first batch, which halves with each ten
+  double warming = 0;   // how much longer the first workers take for their first batch, which halves with each twenty
 };
 
 struct Machine {
@@ -83,7 +83,7 @@ class Loop {
       Workload now = load;
       now.tail = 0;
       now.produce += workers_ == 0 ? tail : load.tail / 5;
-      const double cold = workers_ > 0 ? load.warming * std::exp2(-static_cast<double>(worked_++) / 10) : 0;
+      const double cold = workers_ > 0 ? load.warming * std::exp2(-static_cast<double>(worked_++) / 20) : 0;
       const double seconds = pace(machine_, now, workers_) * (1 + cold) * (1 + noise(random_));
       const double crowd =
           workers_ == 0 || !load.computing
