@@ -157,7 +157,7 @@ def worker_pids():
     return [process.pid for process in multiprocessing.active_children()]
 
 
-def run_timed(batches, sampler, task, run):
+def run_timed(batches, sampler, task, workers, run):
     """An epoch that ends when the time is over. The steady part is without the first batches (the first 50 or 5 % of
     them, at most a third) and those that were asked for before the end."""
     begin = time.perf_counter()
@@ -176,6 +176,12 @@ def run_timed(batches, sampler, task, run):
             break
         times.append(now)
     first = min(max(50, timed // 20), timed // 3)
+    # Batches come as many at a time as there are workers: only whole rounds of them tell a pace.
+    rounds = max(1, workers)
+    if timed - first >= rounds:
+        first += (timed - first) % rounds
+    elif timed >= rounds:
+        first = timed - rounds
     intervals = sorted(times[i + 1] - times[i] for i in range(first, timed))
     run["batches"] = len(times)
     run["trainer_cpu_a_batch"] = (own_cpu_seconds() - cpu_before) / len(times)
@@ -196,7 +202,7 @@ def run_loader(setting, task):
     batches = iter(loader)
     next(batches)
     run["first_batch"] = time.perf_counter() - begin
-    run_timed(batches, sampler, task, run)
+    run_timed(batches, sampler, task, setting["workers"], run)
     run["trainer_cpu"] = own_cpu_seconds() - own_before
     run["worker_cpu"] = sum(map(cpu_seconds, worker_pids()))
     sampler.ended, sampler.batches = False, max(1, setting["workers"])

@@ -183,7 +183,9 @@ at::Tensor plain(const at::Tensor& tensor) { return tensor.is_neg() ? tensor.res
 
 BatchConverter::BatchConverter(BatchConverterOptions options)
     : options_(std::make_shared<const BatchConverterOptions>(checked(std::move(options)))) {
-  convert::prepare_reorders();  // in the trainer, before workers are forked
+  // In the trainer, before workers are forked.
+  convert::prepare_reorders();
+  threading::gomp_parallel();
 }
 
 at::Tensor BatchConverter::operator()(const at::Tensor& batch) const {

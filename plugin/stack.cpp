@@ -15,7 +15,8 @@ constexpr std::size_t kLargestCopied = std::size_t{64} << 10;
 
 bool is_plain(const at::Tensor& tensor) {
   return tensor.device().is_cpu() && tensor.layout() == at::kStrided && tensor.is_contiguous() &&
-         !tensor.requires_grad() && !tensor.is_conj() && !tensor.is_neg() && !tensor.is_quantized();
+         !tensor.requires_grad() && !tensor.is_conj() && !tensor.is_neg() && !tensor.is_quantized() &&
+         !tensor._is_zerotensor();
 }
 
 /// at::stack_out for many small tensors that lie in memory as the batch does: a sixth of its time for 32 of 1 KB. False

@@ -64,6 +64,7 @@ while (($#)); do
   shift
 done
 [[ -z $output ]] || output=$(realpath -m "$output")
+[[ ${PYTHON:-} != */* ]] || export PYTHON=$(realpath -s "$PYTHON")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output=${output:-$PWD/build/report}
 bin=$PWD/build/bin
@@ -173,7 +174,7 @@ run_part() {
   fi
   line="${command[*]}"
   line=${line//"$PWD/"/}
-  if $resume && awk -F '\t' -v name="$name" -v line="${line//\\/\\\\}" \
+  if $resume && [[ -s $output/$file ]] && awk -F '\t' -v name="$name" -v line="${line//\\/\\\\}" \
     '$1 == name {done = ($2 == 0 && $5 == line)} END {exit !done}' "$ledger" 2>/dev/null; then
     say "[$number/${#chosen[@]}] $name: done before"
     return
@@ -184,7 +185,7 @@ run_part() {
   if [[ $file == *.txt ]]; then
     "${command[@]}" >"$partial" 2>"$logs/$name.log" || status=$?
   else
-    "${command[@]/\%FILE/$partial}" >"$logs/$name.log" 2>&1 || status=$?
+    "${command[@]/\%FILE/"$partial"}" >"$logs/$name.log" 2>&1 || status=$?
     sed -n "s/^  \(torchfeed's best.*\)/    \1/p" "$logs/$name.log"
   fi
   # loader_bench has whole figures too where single settings have failed.
@@ -204,6 +205,10 @@ run_part() {
 
 failed=() chosen=("${only[@]}")
 ((${#chosen[@]} > 0)) || chosen=("${parts[@]}")
+# What a benchmark that is ended leaves: csv_bench's file.
+scratch=$(mktemp -d)
+export TMPDIR=$scratch
+trap 'rm -rf "$scratch"' EXIT
 trap 'rm -f "$output"/*.partial; echo; say "interrupted: --resume goes on from here"; exit 130' INT TERM
 begin=$SECONDS number=0
 for part in "${chosen[@]}"; do

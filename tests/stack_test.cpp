@@ -39,6 +39,7 @@ TEST(Stack, ReadsSamplesAsTheyAreMeantHoweverTheyLieInMemory) {
   const at::Tensor complex = at::complex(table, table + 1);
   expect_stacked({complex.conj(), complex});
   expect_stacked({at::imag(complex.conj()), at::imag(complex)});
+  expect_stacked({at::_efficientzerotensor({6, 10}), table});  // has no memory
 }
 
 TEST(Stack, RefusesSamplesThatDoNotGoTogetherAsAtensStackDoes) {

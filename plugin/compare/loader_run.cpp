@@ -67,8 +67,10 @@ struct Arrivals {
   /// `workers` at a time: only whole rounds of them tell a pace.
   void describe(std::size_t last, std::size_t workers, LoaderRun& run) const {
     std::size_t first = std::min(std::max<std::size_t>(50, last / 20), last / 3);
-    if (last - first > workers) {
+    if (last - first >= workers) {
       first += (last - first) % workers;
+    } else if (last >= workers) {
+      first = last - workers;
     }
     if (last == first) {
       return;

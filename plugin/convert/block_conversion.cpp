@@ -18,6 +18,8 @@ namespace {
 constexpr std::int64_t kBlockElements = 262'144;
 /// Fewer are not worth a thread.
 constexpr std::int64_t kThreadElements = 32'768;
+/// Where that leaves so many: enough for the threads of most machines.
+constexpr std::int64_t kLeastBlocks = 16;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -221,8 +223,10 @@ bool convert_with_onednn(const Job& job, const Affine& affine, void* result, int
   const Dims to_strides = contiguous_strides(job.sizes);
   const std::int64_t elements = to_strides[0] * job.sizes[0];
   const auto sources = static_cast<std::int64_t>(job.sources.size());
-  threads = static_cast<int>(std::clamp<std::int64_t>(sources * elements / kThreadElements, 1, threads));
-  const Cut cut(job, std::min(kBlockElements, divide_up(sources * elements, threads)));
+  // Blocks do not depend on the number of threads, as the last bits of a number may on its block's shape. Nor does a
+  // team of a few: OpenMP would end the others' threads and start them again for the next operator.
+  if (sources * elements < 2 * kThreadElements) threads = 1;
+  const Cut cut(job, std::clamp(divide_up(sources * elements, kLeastBlocks), kThreadElements, kBlockElements));
   std::vector<std::shared_ptr<const SourceConversion>> conversions;
   conversions.reserve(job.sources.size());
   for (const Source& source : job.sources) {

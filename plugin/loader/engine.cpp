@@ -190,7 +190,11 @@ void Engine::post(std::uint32_t index, const BatchId& id, std::uint16_t worker, 
   slot.id = id;
   slot.position = position;
   in_flight_.push_back(index);
-  ring_.header().trainer_cpu.store(::sched_getcpu(), std::memory_order_relaxed);
+  // Workers that spin look at this line: it is written only where it changes.
+  auto& trainer_cpu = ring_.header().trainer_cpu;
+  if (const int cpu = ::sched_getcpu(); trainer_cpu.load(std::memory_order_relaxed) != cpu) {
+    trainer_cpu.store(cpu, std::memory_order_relaxed);
+  }
   ring_.post(index, next_ticket_++, worker);
 }
 

@@ -65,18 +65,25 @@ void WorkerPlace::leave_crowd() noexcept {
   const int here = ::sched_getcpu();
   header_.worker_cpu[id_].store(here, std::memory_order_relaxed);
   const int most = crowd(here) - 2;  // elsewhere, for a move to be worth it
-  const auto place = std::find_if(cpus_.begin(), cpus_.end(), [&](int cpu) { return most >= 0 && crowd(cpu) <= most; });
+  if (most < 0) {
+    return;
+  }
+  try {
+    cpus_ = threading::thread_cpus();  // somebody may have changed it
+  } catch (const std::exception&) {
+    return;
+  }
+  const auto place = std::find_if(cpus_.begin(), cpus_.end(), [&](int cpu) { return crowd(cpu) <= most; });
   if (place != cpus_.end()) {
     move_to(*place);
   }
 }
 
-/// By being allowed no other CPU for a moment.
 void WorkerPlace::move_to(int cpu) noexcept {
   try {
-    threading::bind_current_thread({cpu});
-    threading::bind_current_thread(cpus_);
-  } catch (const std::exception&) {  // the mask could not be read back: it was asked for all the same
+    threading::move_current_thread(cpu);
+  } catch (const std::exception&) {
+    return;  // nothing was changed
   }
   header_.worker_cpu[id_].store(::sched_getcpu(), std::memory_order_relaxed);
 }

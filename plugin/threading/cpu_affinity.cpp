@@ -118,6 +118,11 @@ bool set_mask(pid_t thread, const std::vector<int>& cpus) {
 
 }  // namespace
 
+void move_current_thread(int cpu) {
+  const std::vector<int> before = thread_cpus();
+  if (std::binary_search(before.begin(), before.end(), cpu) && set_mask(0, {cpu})) set_mask(0, before);
+}
+
 bool bind_thread(pid_t thread, const std::vector<int>& cpus) {
   if (cpus.empty() || *std::min_element(cpus.begin(), cpus.end()) < 0) return false;
   const std::vector<int> before = thread_cpus(thread);

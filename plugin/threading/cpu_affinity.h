@@ -26,7 +26,11 @@ std::vector<int> available_cpus();
 /// cgroup's cpuset). Errors: std::system_error where the mask cannot be read.
 bool bind_current_thread(const std::vector<int>& cpus);
 
-/// The same for another thread of this process, by its kernel id.
+/// Has the calling thread run on `cpu` for now: it may run on no other for a moment, and then where it might before.
+/// Without effect where it may not run there.
+void move_current_thread(int cpu);
+
+/// The same as bind_current_thread() for another thread of this process, by its kernel id.
 bool bind_thread(pid_t thread, const std::vector<int>& cpus);
 
 /// Binds this process's threads to the trainer's CPUs until the end of the scope: each that has the calling thread's

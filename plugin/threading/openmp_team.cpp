@@ -29,8 +29,8 @@ GompParallel gomp_parallel() {
 
 int run_in_openmp_team(int threads, const std::function<void()>& body) {
   Region region{body};
-  if (const GompParallel parallel = gomp_parallel(); parallel && threads > 1) {
-    parallel(enter, &region, static_cast<unsigned>(threads), 0);
+  if (threads > 1 && gomp_parallel() != nullptr) {
+    gomp_parallel()(enter, &region, static_cast<unsigned>(threads), 0);
   } else {
     enter(&region);
   }
