@@ -1,4 +1,3 @@
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torchfeed/plugin/threading/planner.h>
 #include <torchfeed/plugin/threading_optimizer.h>
@@ -7,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -153,12 +153,11 @@ TEST_F(TopologyProgramTest, WhatIsNotUnderstoodIsRefusedInALine) {
                  "expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got 'pack:two'");
   expect_refused({"--synthetic", ""}, "expected hwloc's synthetic notation as in 'pack:2 core:8 pu:2', got ''");
   expect_refused({"--xml", "/nonexistent.xml"}, "expected a readable XML file of hwloc, got '/nonexistent.xml'");
-  const Ended no_machine = run({"--xml", "/etc/passwd"});  // hwloc 2.15 adds a line of its own before
+  const Ended no_machine = run({"--xml", "/etc/passwd"});
   EXPECT_EQ(no_machine.code, 2);
   EXPECT_EQ(no_machine.out, "");
-  EXPECT_THAT(
-      no_machine.err,
-      ::testing::EndsWith("topology: expected a machine that hwloc can load, got the machine in '/etc/passwd'\n"));
+  EXPECT_EQ(std::regex_replace(no_machine.err, std::regex("^hwloc/[^\n]*\n"), ""),  // a line of hwloc 2.15's own
+            "topology: expected a machine that hwloc can load, got the machine in '/etc/passwd'\n");
   expect_refused({"--cgroup-root", "/nonexistent"}, "--cgroup-root: expected a folder, got '/nonexistent'");
   expect_refused({"--synthetic", "core:8 pu:1", "--cpus", "3-1"},
                  "--cpus: expected CPU numbers below 65536 as in 0-7,16, got '3-1'");
