@@ -124,6 +124,29 @@ void run_in_child(int depth) {
   EXPECT_EQ(status, 0) << "exit " << WEXITSTATUS(status) << ", signal " << WTERMSIG(status);
 }
 
+// Its threads would spin on a core in vain, and where the system refused them the next fork would wait for them.
+TEST_F(BlasThreadsTest, AScopeStartsNoThreadWhereAForkHasEndedThePool) {
+  if (blas_library() != BlasLibrary::kOpenBlas) GTEST_SKIP() << "not OpenBLAS with its own threads";
+  ASSERT_TRUE(set_blas_num_threads(2));
+  ASSERT_TRUE(run_operators());
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    const int alone = thread_count();
+    int within = 0;
+    {
+      const SingleThreadedBlasScope scope;
+      within = *blas_num_threads();
+    }
+    const bool good = within == 1 && *blas_num_threads() == 2 && thread_count() == alone;
+    const bool right = at::mm(at::ones({512, 512}), at::ones({512, 512})).eq(512).all().item<bool>();
+    _exit(good ? (right ? 0 : 2) : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "exit " << WEXITSTATUS(status) << ", signal " << WTERMSIG(status);
+}
+
 TEST_F(BlasThreadsTest, AForkedChildAndItsChildComputeWithoutStartingAThread) {
   const int aten = at::get_num_threads();
   at::set_num_threads(2);

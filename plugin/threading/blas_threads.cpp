@@ -22,6 +22,9 @@ struct Blas {
   int (*get)() = nullptr;
   void (*set)(int) = nullptr;
   void* handle = nullptr;
+  /// OpenBLAS's own variables, null where its build hides them: whether it takes its pool for running, and its count.
+  int* pool_runs = nullptr;
+  int* count = nullptr;
 };
 
 /// What openblas_get_parallel() returns for the build with pthreads.
@@ -36,6 +39,8 @@ Blas look_in(void* handle) {
     const auto parallel = reinterpret_cast<int (*)()>(dlsym(handle, "openblas_get_parallel"));
     blas.library =
         !parallel || parallel() == kOpenBlasPthreads ? BlasLibrary::kOpenBlas : BlasLibrary::kOpenBlasOnOpenMp;
+    blas.pool_runs = static_cast<int*>(dlsym(handle, "blas_server_avail"));
+    blas.count = static_cast<int*>(dlsym(handle, "blas_cpu_number"));
     return blas;
   }
   blas.get = reinterpret_cast<int (*)()>(dlsym(handle, "MKL_Get_Max_Threads"));
@@ -75,7 +80,8 @@ const Blas& blas() {
 struct Scopes {
   std::mutex mutex;
   int count = 0;
-  int threads = 0;  // to put back at the end of the last; 0: nothing was changed
+  int threads = 0;          // to put back at the end of the last; 0: nothing was changed
+  bool found_idle = false;  // the pool, at the beginning of the first
 };
 
 std::atomic<Scopes*> all_scopes{nullptr};
@@ -89,6 +95,15 @@ Scopes& scopes() {
   }();
   static_cast<void>(ready);
   return *all_scopes;
+}
+
+/// OpenBLAS's variables are read and written by its own threads, without more ado.
+std::atomic_ref<int> variable(int* address) { return std::atomic_ref<int>(*address); }
+
+/// Whether a fork has ended OpenBLAS's pool, or its first product has still to start it.
+bool pool_is_idle() {
+  return blas().library == BlasLibrary::kOpenBlas && blas().pool_runs && blas().count &&
+         variable(blas().pool_runs).load() == 0;
 }
 
 /// Sets the count where that may start the pool's threads. OpenBLAS answers a thread that cannot be started with
@@ -108,6 +123,17 @@ bool set_unless_refused(int count) {
   if (interrupted) kill(getpid(), SIGINT);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return !refused;
+}
+
+/// After a refusal: one thread, which needs no pool. What there is of a pool is not to be ended before a fork, where
+/// OpenBLAS would wait for threads that never were.
+void go_on_without_pool() {
+  if (blas().pool_runs && blas().count) {
+    variable(blas().count).store(1);
+    variable(blas().pool_runs).store(0);
+  } else {
+    blas().set(1);
+  }
 }
 
 }  // namespace
@@ -150,12 +176,13 @@ bool set_blas_num_threads(int count) {
   const std::lock_guard<std::mutex> lock(scopes().mutex);
   if (scopes().count > 0) {
     scopes().threads = count;
+    scopes().found_idle = false;  // the pool may be too small for it
     return true;
   }
   // Setting the number that is there already would still start a pool that a fork has ended.
   const int before = found.get();
   if (before == count) return true;
-  if (!set_unless_refused(count) && !set_unless_refused(before)) found.set(1);  // needs no pool
+  if (!set_unless_refused(count) && !set_unless_refused(before)) go_on_without_pool();
   return found.get() == count;
 }
 
@@ -165,7 +192,12 @@ SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
   const int threads = blas().get();
   if (scopes().count++ > 0 || threads == 1) return;
   scopes().threads = threads;
-  set_unless_refused(1);  // starts the pool if an earlier fork has ended it
+  scopes().found_idle = pool_is_idle();
+  if (scopes().found_idle) {
+    variable(blas().count).store(1);  // OpenBLAS's function would start a pool that nobody needs now
+  } else {
+    set_unless_refused(1);
+  }
 }
 
 SingleThreadedBlasScope::~SingleThreadedBlasScope() {
@@ -173,8 +205,13 @@ SingleThreadedBlasScope::~SingleThreadedBlasScope() {
   const std::lock_guard<std::mutex> lock(scopes().mutex);
   if (--scopes().count > 0) return;
   const int threads = std::exchange(scopes().threads, 0);
-  if (threads <= 1 || set_unless_refused(threads)) return;
-  blas().set(1);  // needs no pool
+  if (threads <= 1) return;
+  if (scopes().found_idle && pool_is_idle()) {
+    variable(blas().count).store(threads);
+    return;
+  }
+  if (set_unless_refused(threads)) return;
+  go_on_without_pool();
   std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n", threads - 1);
 }
 

@@ -50,8 +50,8 @@ bool set_blas_num_threads(int count);
 ///     }
 ///     if (child == 0) compute_on_this_thread_alone();  // OpenMP: before the first parallel region in the child
 ///
-/// The parent gets its count, and its pool, back at the end of the scope, unless the system starts no more threads; the
-/// child's copy does nothing.
+/// The parent gets its count back at the end of the scope, and its pool if it ran before, unless the system starts no
+/// more threads; the child's copy does nothing.
 /// Products of the parent's other threads run on one thread meanwhile.
 class SingleThreadedBlasScope {
  public:
