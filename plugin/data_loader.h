@@ -55,7 +55,7 @@ namespace torchfeed {
 ///
 /// One thread at a time calls the methods and the iterators; tensors may go to any thread. Make loaders while no
 /// other thread holds a lock that the dataset needs: workers are forked from this process as it is then (with kAuto, as
-/// it is when the first one is started).
+/// it is when the first one is started). LibTorch has such a lock for each operator's first call in a process.
 template <typename Dataset, typename Sampler>
 class DataLoader {
  public:

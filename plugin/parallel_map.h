@@ -249,7 +249,9 @@ std::vector<Result> map_by_workers(const loader::ItemFunction<Result>& function,
 /// - An item that does not come back is waited for, and so is a worker process that somebody has stopped (SIGSTOP):
 ///   there is no time-out.
 ///
-/// May be called by several threads at once, and while no other thread holds a lock that `fn` needs if use_processes.
+/// May be called by several threads at once, and if use_processes while no other thread holds a lock that `fn` needs: a
+/// worker would wait for it for ever. LibTorch has one for each operator's first call in a process: where other threads
+/// compute meanwhile, call what `fn` calls once before.
 /// Torch's default generator is one for all of them: the state that it had is put back when the last call that runs in
 /// its calling thread ends, but what `fn` draws from it meanwhile is not the same each time. generator() is.
 template <typename Fn, std::ranges::input_range Items>
