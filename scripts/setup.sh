@@ -11,7 +11,8 @@ Where all of them are there, it says so and does nothing: no root, no network.
 Without root it installs nothing, but prints the command to run, and ends with exit code 1.
 
   --check         only tell what is missing (exit code 1 if anything is)
-  --with-report   also what scripts/compare.sh compares with and draws with: Python's PyTorch, pandas and matplotlib
+  --with-report   also what scripts/compare.sh compares with and draws with: Python's PyTorch, pandas and matplotlib;
+                  what of these is not to be had is told, and left out
 
 A LibTorch of your own: set Torch_DIR or CMAKE_PREFIX_PATH to it, and Debian's is left alone:
   CMAKE_PREFIX_PATH=$HOME/libtorch scripts/setup.sh
@@ -28,6 +29,7 @@ fail() {
 programs=(g++:g++ cmake:cmake ninja:ninja-build ccache:ccache)
 libraries=(libdnnl-dev libhwloc-dev libboost-dev libopenblas0-pthread libcli11-dev nlohmann-json3-dev
   zlib1g-dev libfast-float-dev libgtest-dev libgmock-dev libbenchmark-dev)
+report=()
 
 # Prints the folder of the user's own TorchConfig.cmake, if an environment variable leads to one.
 own_libtorch() {
@@ -51,7 +53,7 @@ check_only=false
 while (($#)); do
   case $1 in
     --check) check_only=true ;;
-    --with-report) libraries+=(python3-torch python3-pandas python3-matplotlib) ;;
+    --with-report) report=(python3-torch python3-pandas python3-matplotlib) ;;
     -h | --help)
       usage
       exit
@@ -80,7 +82,7 @@ else
   done
 fi
 
-missing=()
+missing=() wanted=()
 for pair in "${programs[@]}"; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
@@ -88,19 +90,24 @@ for package in "${libraries[@]}"; do
   installed "$package" || missing+=("$package")
 done
 
-if ((${#missing[@]} == 0)); then
+for package in "${report[@]}"; do
+  installed "$package" || wanted+=("$package")
+done
+
+all=("${missing[@]}" "${wanted[@]}")
+if ((${#all[@]} == 0)); then
   say "everything is there"
   exit
 fi
 
-command="apt-get install -y --no-install-recommends ${missing[*]}"
+install=(apt-get install -y --no-install-recommends)
 if $check_only; then
-  say "missing: ${missing[*]}"
+  say "missing: ${all[*]}"
   exit 1
 fi
 if ((EUID != 0)); then
-  say "missing: ${missing[*]}"
-  fail "installing needs root: ask an administrator to run" $'\n  ' "$command"
+  say "missing: ${all[*]}"
+  fail "installing needs root: ask an administrator to run" $'\n  ' "${install[*]} ${all[*]}"
 fi
 
 export DEBIAN_FRONTEND=noninteractive
@@ -111,11 +118,18 @@ if ! apt-get update -qq -o APT::Update::Error-Mode=any; then
   say "'apt-get update' failed: going on with the package lists that are there"
   hint="'apt-get update' had failed before: check the network and the files in /etc/apt/sources.list*"
 fi
-say "installing ${missing[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! $command -qq -o Dpkg::Use-Pty=0 >"$log" 2>&1; then
-  tail -n 20 "$log" >&2
-  fail "'$command' failed. $hint, then run scripts/setup.sh again"
+installs() { "${install[@]}" "$@" -qq -o Dpkg::Use-Pty=0 >"$log" 2>&1; }
+if ((${#missing[@]} > 0)); then
+  say "installing ${missing[*]}"
+  if ! installs "${missing[@]}"; then
+    tail -n 20 "$log" >&2
+    fail "'${install[*]} ${missing[*]}' failed. $hint, then run scripts/setup.sh again"
+  fi
 fi
+for package in "${wanted[@]}"; do
+  say "installing $package"
+  installs "$package" || say "$package is not to be had: $(grep -m 1 '^E:' "$log" || tail -n 1 "$log")"
+done
 say "done"
