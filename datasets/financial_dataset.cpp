@@ -175,9 +175,13 @@ struct FinancialDataset::View {
   std::shared_ptr<const FittedRows> fitted;  // refers to `data`
   SampleIndex samples;
 
-  SamplePlace place(std::size_t i) const {
+  void check(std::size_t i) const {
     TORCH_CHECK_INDEX(i < samples.size(), "FinancialDataset: expected an index below the size ", samples.size(),
                       ", got ", i);
+  }
+
+  SamplePlace place(std::size_t i) const {
+    check(i);
     return samples[i];
   }
 
@@ -250,7 +254,7 @@ std::vector<FinancialDataset> FinancialDataset::walk_forward(const WalkForwardOp
 
 torch::data::Example<> FinancialDataset::get_batch(c10::ArrayRef<std::size_t> indices) {
   const View& view = *view_;
-  for (const std::size_t index : indices) view.place(index);  // an error comes before any memory is taken
+  for (const std::size_t index : indices) view.check(index);  // an error comes before any memory is taken
   const auto batch = static_cast<std::int64_t>(indices.size());
   torch::Tensor data = empty_batch({batch, sequence_length(), features()}, torch::kFloat32);
   torch::Tensor target = empty_batch({batch}, torch::kFloat32);

@@ -3,12 +3,9 @@
 #include <c10/util/Exception.h>
 #include <sched.h>
 #include <torchfeed/plugin/threading/blas_kernels.h>
-#include <torchfeed/plugin/threading/blas_threads.h>
-#include <torchfeed/plugin/threading/cgroup_limits.h>
-#include <torchfeed/plugin/threading/free_memory.h>
+#include <torchfeed/plugin/threading/machine.h>
 #include <torchfeed/plugin/threading/plan_setter.h>
 #include <torchfeed/plugin/threading/planner.h>
-#include <torchfeed/plugin/threading/topology.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <unistd.h>
 
@@ -41,18 +38,11 @@ std::uint64_t check_size(const char* name, std::int64_t value) {
   return static_cast<std::uint64_t>(value);
 }
 
-/// This machine, as it is now.
 threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workload& workload) {
   TORCH_CHECK(workload.dataloader >= -1 && workload.dataloader <= kMostWorkers,
               "Workload: expected dataloader from 0 to ", kMostWorkers, " or -1 (unknown), got ", workload.dataloader);
-  threading::PlanInputs inputs;
-  inputs.topology = threading::load_topology();
-  inputs.quota = threading::read_cpu_quota();
-  inputs.memory = threading::read_free_memory();
-  inputs.variables = threading::read_thread_variables();
-  inputs.blas = threading::blas_library();
+  threading::PlanInputs inputs = threading::read_machine();
   if (options.blas_kernels) inputs.blas_kernels = threading::blas_kernels();
-  inputs.features = threading::cpu_features();
   inputs.workload = workload;
   inputs.intra_op = options.intra_op;
   inputs.inter_op = options.inter_op;

@@ -1,14 +1,15 @@
 /// Converts CSV files of bars to arrays that are mapped: see datasets/convert_csv.h.
 
 #include <torchfeed/datasets/convert_csv.h>
-#include <torchfeed/plugin/parallel_map.h>
 #include <torchfeed/plugin/progress_bar.h>
-#include <torchfeed/plugin/threading_optimizer.h>
+#include <torchfeed/plugin/threading/machine.h>
 
 #include <malloc.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cinttypes>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -16,6 +17,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -85,7 +88,7 @@ std::vector<Input> find_inputs(const Options& options) {
 
 int resolve_workers(std::int64_t workers) {
   if (workers >= 0) return static_cast<int>(std::max<std::int64_t>(workers, 1));
-  return std::max(1, ThreadingOptimizer().calculate_optimal_workers().preprocessing);
+  return std::max(1, threading::plan_threads(threading::read_machine()).preprocessing);
 }
 
 Outcome convert(const Input& input, int threads, const Options& options, Progress& progress) {
@@ -101,6 +104,28 @@ Outcome convert(const Input& input, int threads, const Options& options, Progres
   }
   if (told < input.bytes) progress.add(input.bytes - told);
   return outcome;
+}
+
+/// One worker a file, the first files first. Not by parallel_map, with which comes LibTorch: to load that takes as long
+/// as to convert 100 MB.
+std::vector<Outcome> convert_side_by_side(const std::vector<Input>& inputs, int workers, const Options& options,
+                                          Progress& progress) {
+  std::vector<Outcome> outcomes(inputs.size());
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i; (i = next.fetch_add(1)) < inputs.size();) {
+      outcomes[i] = convert(inputs[i], 1, options, progress);
+    }
+  };
+  std::vector<std::jthread> threads;
+  try {
+    while (threads.size() + 1 < std::min(inputs.size(), static_cast<std::size_t>(workers))) threads.emplace_back(work);
+  } catch (const std::system_error&) {
+    // As many as the system grants: this one works anyway.
+  }
+  work();
+  threads.clear();
+  return outcomes;
 }
 
 /// Files with more than a worker's share of all bytes are converted one after the other by all workers, the others side
@@ -119,8 +144,7 @@ std::vector<Outcome> convert_all(const std::vector<Input>& inputs, int workers, 
     }
   }
   std::sort(small.begin(), small.end(), [](const Input& a, const Input& b) { return a.bytes > b.bytes; });
-  auto others = parallel_map([&](const Input& input) { return convert(input, 1, options, progress); }, small,
-                             {.max_workers = workers, .chunk_size = 1});
+  auto others = convert_side_by_side(small, workers, options, progress);
   outcomes.insert(outcomes.end(), std::make_move_iterator(others.begin()), std::make_move_iterator(others.end()));
   return outcomes;
 }

@@ -40,6 +40,7 @@ void FittedRows::fit() {
       feature_scales_.resize(data_.feature_names.size());
   }
   target_scale_ = data_.rule.fit(data_.instruments, training);
+  scale_target_ = AppliedScale(target_scale_);
   bool finite = std::isfinite(target_scale_.centre) && std::isfinite(target_scale_.spread);
   for (const auto& scale : feature_scales_) {
     finite = finite && std::isfinite(scale.centre) && std::isfinite(scale.spread);
@@ -59,7 +60,7 @@ void FittedRows::copy_all() {
     gathers_[i](0, instrument.size, copy.rows.data());
     copy.targets.resize(rows);
     for (std::int64_t row = data_.rule.first_row(); row + data_.options.horizon <= instrument.size; ++row) {
-      copy.targets[static_cast<std::size_t>(row)] = target_scale_(data_.rule(instrument, i, row));
+      copy.targets[static_cast<std::size_t>(row)] = scale_target_(data_.rule(instrument, i, row));
     }
   }
 }
@@ -75,11 +76,6 @@ void FittedRows::copy_window(const SamplePlace& place, float* out) const {
     std::memcpy(out, copies_[place.instrument].rows.data() + first * columns, bytes);
   }
   if (data_.options.scaling == Scaling::kWindow) standardise_window(out, length, columns);
-}
-
-float FittedRows::target(const SamplePlace& place) const {
-  if (!copies_.empty()) return copies_[place.instrument].targets[static_cast<std::size_t>(place.row)];
-  return target_scale_(data_.rule(data_.instruments[place.instrument], place.instrument, place.row));
 }
 
 }  // namespace torchfeed::datasets::financial

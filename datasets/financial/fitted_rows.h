@@ -50,7 +50,10 @@ class FittedRows {
   }
 
   /// The scaled target of the rows from place.row on.
-  float target(const SamplePlace& place) const;
+  float target(const SamplePlace& place) const {
+    if (!copies_.empty()) return copies_[place.instrument].targets[static_cast<std::size_t>(place.row)];
+    return scale_target_(data_.rule(data_.instruments[place.instrument], place.instrument, place.row));
+  }
 
  private:
   /// All rows of an instrument, scaled.
@@ -66,6 +69,7 @@ class FittedRows {
   Cuts cuts_;
   std::vector<Scale> feature_scales_;
   Scale target_scale_;
+  AppliedScale scale_target_{};
   std::vector<RowGather> gathers_;
   std::vector<Copy> copies_;
 };

@@ -26,17 +26,6 @@ std::size_t Instrument::column(std::string_view name) const {
   throw DataError(text + ", got " + names);
 }
 
-double Instrument::value(std::int64_t row, std::size_t column) const {
-  switch (type) {
-    case RowType::kFloat16:
-      return static_cast<float>(rows_from<c10::Half>(row)[column]);
-    case RowType::kBFloat16:
-      return static_cast<float>(rows_from<c10::BFloat16>(row)[column]);
-    default:
-      return rows_from<float>(row)[column];
-  }
-}
-
 const void* Instrument::row_address(std::int64_t row) const {
   const std::int64_t row_bytes = static_cast<std::int64_t>(columns.size()) * (type == RowType::kFloat32 ? 4 : 2);
   return static_cast<const char*>(rows) + row * row_bytes;

@@ -46,7 +46,17 @@ struct Instrument {
   /// The same for a column that has to be there. Throws `DataError` with the columns that there are.
   std::size_t column(std::string_view name) const;
 
-  double value(std::int64_t row, std::size_t column) const;
+  // Here, as each sample's target asks.
+  double value(std::int64_t row, std::size_t column) const {
+    switch (type) {
+      case RowType::kFloat16:
+        return static_cast<float>(rows_from<c10::Half>(row)[column]);
+      case RowType::kBFloat16:
+        return static_cast<float>(rows_from<c10::BFloat16>(row)[column]);
+      default:
+        return rows_from<float>(row)[column];
+    }
+  }
 
   /// First row whose time is not before `time`.
   std::int64_t row_at(std::int64_t time) const;

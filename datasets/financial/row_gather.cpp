@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace torchfeed::datasets::financial {
@@ -12,23 +13,71 @@ namespace {
 /// Most columns with a loop of their own, which the compiler unrolls into vector instructions.
 constexpr std::size_t kLongestRun = 16;
 
-/// Four numbers in a register, for which GCC and Clang have arithmetic on every machine.
-using Vector = float __attribute__((vector_size(16)));
-
-template <typename T>
-Vector load(const char* numbers) {
-  std::array<T, 4> in;
-  std::memcpy(in.data(), numbers, sizeof in);
-  return Vector{static_cast<float>(in[0]), static_cast<float>(in[1]), static_cast<float>(in[2]),
-                static_cast<float>(in[3])};
-}
-
+/// So many numbers in a register, for which GCC and Clang have arithmetic on every machine.
+template <std::size_t kWidth>
+struct Register;
 template <>
-Vector load<float>(const char* numbers) {
-  Vector in;
-  std::memcpy(&in, numbers, sizeof in);
-  return in;
+struct Register<4> {
+  using Type = float __attribute__((vector_size(16)));
+};
+template <>
+struct Register<2> {
+  using Type = float __attribute__((vector_size(8)));
+};
+template <>
+struct Register<1> {
+  using Type = float;
+};
+
+template <typename T, std::size_t kWidth>
+typename Register<kWidth>::Type load(const char* numbers) {
+  typename Register<kWidth>::Type loaded{};
+  if constexpr (std::is_same_v<T, float>) {
+    std::memcpy(&loaded, numbers, sizeof loaded);
+  } else {
+    std::array<T, kWidth> in;
+    std::memcpy(in.data(), numbers, sizeof in);
+    if constexpr (kWidth == 1) {
+      loaded = static_cast<float>(in[0]);
+    } else {
+      for (std::size_t i = 0; i < kWidth; ++i) loaded[i] = static_cast<float>(in[i]);
+    }
+  }
+  return loaded;
 }
+
+/// Scales the columns from kAt on of rows of C columns, in registers of 4, 2 and 1 number. Three that are left take one
+/// register with the column before, which is scaled again.
+template <typename T, std::size_t C, std::size_t kAt = 0>
+class Columns {
+ public:
+  Columns(const float* centre, const float* factor) : rest_(centre, factor) {
+    std::memcpy(&centre_, centre + kFirst, sizeof centre_);
+    std::memcpy(&factor_, factor + kFirst, sizeof factor_);
+  }
+
+  void scale(const char* row, float* out) const {
+    const auto values = (load<T, kWidth>(row + kFirst * sizeof(T)) - centre_) * factor_;
+    std::memcpy(out + kFirst, &values, sizeof values);
+    rest_.scale(row, out);
+  }
+
+ private:
+  static constexpr std::size_t kLeft = C - kAt;
+  static constexpr std::size_t kFirst = kLeft == 3 && kAt > 0 ? kAt - 1 : kAt;
+  static constexpr std::size_t kWidth = C - kFirst >= 4 ? 4 : std::min<std::size_t>(kLeft, 2);
+
+  typename Register<kWidth>::Type centre_;
+  typename Register<kWidth>::Type factor_;
+  Columns<T, C, kFirst + kWidth> rest_;
+};
+
+template <typename T, std::size_t C>
+class Columns<T, C, C> {
+ public:
+  Columns(const float*, const float*) {}
+  void scale(const char*, float*) const {}
+};
 
 std::int64_t bytes_of(RowType type) { return type == RowType::kFloat32 ? 4 : 2; }
 
@@ -36,32 +85,11 @@ std::int64_t bytes_of(RowType type) { return type == RowType::kFloat32 ? 4 : 2; 
 
 template <typename T, std::size_t C>
 void RowGather::copy_run(const RowGather& gather, const char* rows, std::int64_t length, float* out) {
-  // Whole vectors: what is read and written beyond the columns belongs to the next rows and is written again by them.
-  // The last rows are done number by number, so that nothing beyond their end is touched; kBeyond of them are enough,
-  // as each has a column at least.
-  constexpr std::size_t kPadded = (C + 3) / 4 * 4;
-  constexpr std::int64_t kBeyond = kPadded - C;
-  constexpr std::size_t kVectors = kPadded / 4;
-  // Local, so that the compiler knows that `out` is not them and keeps them in registers.
-  std::array<Vector, kVectors> centre{};
-  std::array<Vector, kVectors> factor{};
-  for (std::size_t c = 0; c < C; ++c) {
-    centre[c / 4][c % 4] = gather.centre_[c];
-    factor[c / 4][c % 4] = gather.factor_[c];
-  }
+  // A copy, so that the compiler knows that `out` is none of it and keeps it in registers.
+  const Columns<T, C> columns(gather.centre_.data(), gather.factor_.data());
   const std::int64_t row_bytes = gather.row_bytes_;
   rows += gather.columns_.front() * sizeof(T);
-  std::int64_t row = 0;
-  for (; row < length - kBeyond; ++row, rows += row_bytes, out += C) {
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      const Vector values = (load<T>(rows + v * 4 * sizeof(T)) - centre[v]) * factor[v];
-      std::memcpy(out + v * 4, &values, sizeof values);
-    }
-  }
-  for (; row < length; ++row, rows += row_bytes, out += C) {
-    const auto* in = reinterpret_cast<const T*>(rows);
-    for (std::size_t c = 0; c < C; ++c) out[c] = (static_cast<float>(in[c]) - gather.centre_[c]) * gather.factor_[c];
-  }
+  for (std::int64_t row = 0; row < length; ++row, rows += row_bytes, out += C) columns.scale(rows, out);
 }
 
 template <typename T>
@@ -105,8 +133,9 @@ RowGather::RowGather(const Instrument& instrument, std::vector<std::size_t> colu
       row_bytes_(static_cast<std::int64_t>(instrument.columns.size()) * bytes_of(instrument.type)),
       columns_(std::move(columns)) {
   for (const auto& scale : scales) {
-    centre_.push_back(static_cast<float>(scale.centre));
-    factor_.push_back(scale.factor());
+    const AppliedScale applied(scale);
+    centre_.push_back(applied.centre);
+    factor_.push_back(applied.factor);
   }
   bool side_by_side = true;
   for (std::size_t c = 1; c < columns_.size(); ++c) side_by_side = side_by_side && columns_[c] == columns_[c - 1] + 1;

@@ -10,14 +10,22 @@
 
 namespace torchfeed::datasets::financial {
 
-/// value -> (value - centre) * (1 / spread), all in float32 as RowGather computes it, so that a target that is a
-/// feature's value in another row is the same number.
+/// What fits numbers: value -> (value - centre) / spread.
 struct Scale {
   double centre = 0;
   double spread = 1;
+};
 
-  float factor() const { return static_cast<float>(1 / spread); }
-  float operator()(double value) const { return (static_cast<float>(value) - static_cast<float>(centre)) * factor(); }
+/// A scale as it is applied, to features and targets alike, so that a target that is a feature's value in another row
+/// is the same number: (value - centre) * (1 / spread), all in float32.
+struct AppliedScale {
+  explicit AppliedScale(const Scale& scale = {})
+      : centre(static_cast<float>(scale.centre)), factor(static_cast<float>(1 / scale.spread)) {}
+
+  float operator()(double value) const { return (static_cast<float>(value) - centre) * factor; }
+
+  float centre;
+  float factor;
 };
 
 /// Moments of so many numbers, to which others can be added.

@@ -68,6 +68,8 @@ RowRounding rounding_of(RowType type) {
 TargetRule::TargetRule(const FinancialOptions& options, std::span<const Instrument> instruments)
     : target_(options.target),
       horizon_(options.horizon),
+      is_column_(target_ == Target::kColumn ||
+                 (horizon_ == 1 && (target_ == Target::kVolatility || target_ == Target::kLogReturn))),
       scaled_(options.scale_target && target_ != Target::kDirection && target_ != Target::kFunction),
       function_(options.target_function) {
   const std::string name = column_of(options);
@@ -100,7 +102,7 @@ double TargetRule::direction(const Instrument& instrument, std::size_t index, st
   return sign(instrument.value(row + horizon_ - 1, *close) - instrument.value(row - 1, *close));
 }
 
-double TargetRule::operator()(const Instrument& instrument, std::size_t index, std::int64_t row) const {
+double TargetRule::computed(const Instrument& instrument, std::size_t index, std::int64_t row) const {
   if (target_ == Target::kFunction) return function_(FutureRows(instrument, row - 1, horizon_));
   const std::size_t column = columns_[index].front();
   switch (target_) {
@@ -110,21 +112,14 @@ double TargetRule::operator()(const Instrument& instrument, std::size_t index, s
       return std::expm1(sum(instrument, column, row));
     case Target::kDirection:
       return direction(instrument, index, row);
-    case Target::kLogReturn:
-      return sum(instrument, column, row);
     default:
-      return instrument.value(row + horizon_ - 1, column);
+      return sum(instrument, column, row);
   }
-}
-
-bool TargetRule::is_column() const {
-  const bool of_one_row = horizon_ == 1 && (target_ == Target::kVolatility || target_ == Target::kLogReturn);
-  return of_one_row || target_ == Target::kColumn;
 }
 
 Scale TargetRule::fit(std::span<const Instrument> instruments, std::span<const RowRange> training) const {
   if (!scaled_) return {};
-  if (is_column()) return fit_standard(instruments, training, columns_).front();
+  if (is_column_) return fit_standard(instruments, training, columns_).front();
   std::vector<RowRange> first_rows;
   for (const auto& range : training) {
     const RowRange rows{range.instrument, range.begin, range.end - horizon_ + 1};

@@ -1,6 +1,7 @@
 #include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/loader/batch_arena.h>
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -55,9 +56,11 @@ BatchArena*& current_arena() noexcept {
 
 at::Tensor empty_batch(at::IntArrayRef sizes, at::TensorOptions options) {
   loader::BatchArena* arena = loader::current_arena();
-  if (arena == nullptr || !options.device().is_cpu() || options.layout() != at::kStrided) {
-    at::Tensor batch = at::empty(sizes, options);
-    if (batch.is_cpu() && batch.layout() == at::kStrided) loader::ask_for_huge_pages(batch.data_ptr(), batch.nbytes());
+  if (!options.device().is_cpu() || options.layout() != at::kStrided) return at::empty(sizes, options);
+  if (arena == nullptr) {
+    // What at::empty comes to after a dispatch that takes as long.
+    at::Tensor batch(at::detail::empty_cpu(sizes, options));
+    loader::ask_for_huge_pages(batch.data_ptr(), batch.nbytes());
     return batch;
   }
   const auto bytes = static_cast<std::uint64_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();

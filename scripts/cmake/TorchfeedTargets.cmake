@@ -31,9 +31,10 @@ function(torchfeed_link_headers)
   file(CREATE_LINK ${PROJECT_SOURCE_DIR}/plugin/torchfeed.h ${root}/torchfeed.h SYMBOLIC)
 endfunction()
 
-# Warnings and sanitizers for a target that is built here.
+# Warnings and sanitizers for a target that is built here, and LibTorch's own flags (its ABI), also for those that link
+# nothing of it but c10.
 function(torchfeed_compile_options target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra)
+  target_compile_options(${target} PRIVATE -Wall -Wextra $<TARGET_PROPERTY:torch,INTERFACE_COMPILE_OPTIONS>)
   if(TORCHFEED_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
@@ -61,11 +62,15 @@ function(torchfeed_library name)
   torchfeed_compile_options(${target})
 endfunction()
 
-# torchfeed_program(finetune SOURCES a.cpp ... LINK targets ...) builds bin/finetune.
+# torchfeed_program(finetune SOURCES a.cpp ... LINK targets ... [WITHOUT_TORCH]) builds bin/finetune. WITHOUT_TORCH leaves
+# torchfeed itself out of what it is linked with.
 function(torchfeed_program name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(arg "WITHOUT_TORCH" "" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
-  target_link_libraries(${name} PRIVATE torchfeed::torchfeed ${arg_LINK})
+  if(NOT arg_WITHOUT_TORCH)
+    target_link_libraries(${name} PRIVATE torchfeed::torchfeed)
+  endif()
+  target_link_libraries(${name} PRIVATE ${arg_LINK})
   torchfeed_compile_options(${name})
 endfunction()
 
@@ -73,7 +78,8 @@ endfunction()
 function(torchfeed_install)
   include(CMakePackageConfigHelpers)
   set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/torchfeed)
-  install(TARGETS torchfeed_plugin torchfeed_samplers torchfeed_datasets torchfeed_all EXPORT torchfeedTargets
+  install(TARGETS torchfeed_machine torchfeed_plugin torchfeed_samplers torchfeed_bars torchfeed_datasets torchfeed_all
+          EXPORT torchfeedTargets
           ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   foreach(folder plugin samplers datasets)
     install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/torchfeed
