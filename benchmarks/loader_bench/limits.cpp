@@ -1,5 +1,6 @@
 #include "limits.h"
 
+#include <torchfeed/plugin/batch_memory.h>
 #include <torchfeed/plugin/loader/batch_arena.h>
 #include <torchfeed/plugin/stack.h>
 
@@ -14,6 +15,19 @@
 
 namespace torchfeed::bench {
 namespace {
+
+/// The memory of the batch before, as workers' slots are; in huge pages, as that of a large batch in ordinary memory.
+class KeptMemory final : public loader::GrowingMemory {
+ public:
+  std::byte* grow(std::uint64_t bytes) override {
+    TORCH_CHECK(bytes <= kMostBytes, "limit: expected batches of at most ", kMostBytes, " bytes, got ", bytes);
+    return static_cast<std::byte*>(memory_.data_ptr());
+  }
+
+ private:
+  static constexpr std::int64_t kMostBytes = std::int64_t{4} << 30;  // of addresses
+  const at::Tensor memory_ = empty_batch({kMostBytes}, at::kByte);
+};
 
 /// No loader: batches are made in one place, when they are asked for, by `make(indices)`, and dropped.
 template <typename Make>
@@ -48,7 +62,7 @@ class WorkAlone final : public compare::MeasuredLoader {
 
  private:
   Make make_;
-  loader::HeapMemory memory_;
+  KeptMemory memory_;
   std::vector<std::size_t> indices_;
   std::size_t left_ = 0;
   std::size_t next_ = 0;

@@ -133,6 +133,7 @@ class Engine {
   void set_jobs() noexcept;
   std::optional<std::size_t> find_result() const noexcept;
   std::size_t finished() const noexcept;
+  std::optional<std::uint32_t> late_result() const noexcept;
   std::size_t wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline);
   bool anyone_at_work() const noexcept;
   bool free_results() noexcept;
