@@ -392,7 +392,7 @@ class DataLoader {
     }
     std::optional<BatchType> batch;
     {
-      const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer);
+      const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer, &workers_.pool());
       batch = loader::unwrap_batch<Dataset>(shard_.get_batch(std::move(next.request)));
     }
     telemetry_.made_inline(begin, id);

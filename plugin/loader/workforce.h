@@ -2,6 +2,7 @@
 
 #include <torchfeed/plugin/batch_codec.h>
 #include <torchfeed/plugin/data_loader_options.h>
+#include <torchfeed/plugin/loader/batch_pool.h>
 #include <torchfeed/plugin/loader/dataset_batch_maker.h>
 #include <torchfeed/plugin/loader/dataset_shard.h>
 #include <torchfeed/plugin/loader/engine.h>
@@ -62,6 +63,8 @@ class Workforce {
   Maker& maker() const noexcept { return *maker_; }
   /// That the loop has now; 0: it makes batches itself when those under way have come.
   std::size_t count() const noexcept { return workers_; }
+  /// What large batches that the loop makes take their memory from.
+  BatchPool& pool() const noexcept { return *pool_; }
   /// Whether the number may change by itself.
   bool is_tuned() const noexcept { return tuner_.has_value(); }
 
@@ -120,6 +123,7 @@ class Workforce {
  private:
   void start(std::size_t workers) {
     auto ring = make_ring(options_);
+    keep_memory(workers);
     maker_ = make_maker(ring->ring);
     maker_->prepare(workers);
     engine_ = std::make_unique<Engine>(options_, std::move(ring), *maker_, telemetry_, workers,
@@ -129,7 +133,8 @@ class Workforce {
 
   std::unique_ptr<Maker> make_maker(SlotRing& ring) {
     if (options_.worker_mode == WorkerMode::kThread) {
-      return std::make_unique<ThreadBatchMaker<Dataset, Request>>(ring, shard_, options_.batch_size, options_.workers);
+      return std::make_unique<ThreadBatchMaker<Dataset, Request>>(ring, shard_, options_.batch_size, options_.workers,
+                                                                  pool_);
     }
     if constexpr (kSendable) {
       return std::make_unique<ProcessBatchMaker<Dataset, Request>>(ring, shard_, options_.batch_size,
@@ -150,6 +155,13 @@ class Workforce {
     }  // else they leave when they have made what was asked for
     telemetry_.workers_change(static_cast<int>(workers_), static_cast<int>(count), tuner_->reason());
     workers_ = count;
+    keep_memory(count);
+  }
+
+  /// What so many workers, or the loop, use by turns: batches under way, the loop's, and the one that it asks for.
+  void keep_memory(std::size_t workers) {
+    const bool slots = workers > 0 && options_.worker_mode == WorkerMode::kProcess;
+    pool_->keep(slots ? 0 : 2 + options_.jobs_for(workers));
   }
 
   TunerLimits limits() {
@@ -164,6 +176,7 @@ class Workforce {
   Telemetry& telemetry_;
   Shard& shard_;
   const bool is_divided_;
+  const std::shared_ptr<BatchPool> pool_ = std::make_shared<BatchPool>();
   std::optional<WorkerTuner> tuner_;
   std::size_t workers_ = 0;
   std::unique_ptr<Maker> maker_;
