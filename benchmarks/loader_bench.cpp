@@ -49,7 +49,7 @@ Field field_of(const Task& task, const Options& options) {
   for (const Setting& setting : options.settings) {
     if (has_candidate(setting, task)) {
       field.settings.push_back(setting);
-      field.candidates.push_back(candidate(setting, task, options.seconds));
+      field.candidates.push_back(candidate(setting, task, options));
     }
   }
   if (auto alone = work_alone(task, options.seconds)) {
@@ -83,6 +83,10 @@ void print_ratios(const Field& field, const std::vector<LoaderFigures>& rows) {
       std::printf("  %s: %.3f of the best fixed setting", rows[i].name.c_str(), rows[i].samples_per_second / fixed);
       if (without > 0) {
         std::printf(", %.3f of inline", rows[i].samples_per_second / without);
+      }
+      std::printf("; with the first batches, its trials and its start: %.3f", rows[i].whole_samples_per_second / fixed);
+      if (without > 0) {
+        std::printf(", %.3f", rows[i].whole_samples_per_second / without);
       }
       std::printf("\n");
     }
@@ -152,9 +156,10 @@ int run(const Options& options) {
   const int cores = report["machine"]["physical_cores"];
   std::printf(
       "LibTorch %s, %d cores, %d intra-op threads; batches of %zu, prefetch_factor %zu (torch_data: max_jobs "
-      "%zu a worker), %d repeats of %g s, medians; *: the fastest, or the first listed within 2 %% of it\n",
+      "%zu a worker), %d repeats of %g s (auto, which finds its pace meanwhile, %g s and %zu batches or more), medians; "
+      "*: the fastest, or the first listed within 2 %% of it\n",
       TORCH_VERSION, cores, at::get_num_threads(), options.batch_size, options.prefetch_factor, options.prefetch_factor,
-      options.repeats, options.seconds);
+      options.repeats, options.seconds, std::max(options.seconds, options.auto_seconds), kLeastAutoBatches);
   compute_for(0.1);  // finds out how fast this machine is
   const std::vector<Task> tasks = tasks_of(options);
   std::size_t runs = 0;

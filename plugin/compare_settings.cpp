@@ -35,6 +35,9 @@ std::string name_of(const DataLoaderOptions& options, bool with_batch_size) {
   return name;
 }
 
+/// kAuto finds its pace while it runs.
+constexpr double kAutoTimes = 3;
+
 /// A process costs more than a thread, and one whose number nobody has chosen is chosen last.
 double effort_of(const DataLoaderOptions& options) {
   if (is_inline(options)) return 0;
@@ -81,6 +84,7 @@ std::vector<SettingsRow> compare_rows(const std::vector<DataLoaderOptions>& sett
     plan.seconds = std::chrono::duration<double>(options.time).count();
     plan.workers = setting.workers();
     plan.workers_are_threads = setting.worker_mode() == WorkerMode::kThread;
+    if (setting.num_workers() == kAuto) plan.seconds *= kAutoTimes;
     candidates.push_back(
         {name_of(setting, sizes_differ), [&make, setting] { return make(setting); }, plan, effort_of(setting)});
   }

@@ -8,13 +8,10 @@
 #include <torchfeed/plugin/loader/dataset_shard.h>
 #include <torchfeed/plugin/loader/endless_sampler.h>
 #include <torchfeed/plugin/loader/engine.h>
-#include <torchfeed/plugin/loader/process_batch_maker.h>
 #include <torchfeed/plugin/loader/request_source.h>
 #include <torchfeed/plugin/loader/samples_in.h>
 #include <torchfeed/plugin/loader/telemetry.h>
-#include <torchfeed/plugin/loader/thread_batch_maker.h>
-#include <torchfeed/plugin/loader/worker_costs.h>
-#include <torchfeed/plugin/loader/worker_tuner.h>
+#include <torchfeed/plugin/loader/workforce.h>
 #include <torchfeed/plugin/loader_state.h>
 #include <torchfeed/plugin/loader_stats.h>
 #include <torchfeed/plugin/worker_info.h>
@@ -69,22 +66,9 @@ class DataLoader {
         telemetry_(options_.trace),
         shard_(std::move(dataset)),
         source_(std::move(sampler), options_.batch_size, options_.drop_last,
-                is_divided() ? std::max<std::size_t>(options_.workers, 1) : 1) {
-    if (options_.auto_workers) {
-      if (!kStream && (kSendable || options_.worker_mode == WorkerMode::kThread)) {
-        tuner_.emplace([this] { return limits_of_workers(); });
-      }
-    } else if (options_.workers > 0) {
-      start_engine(options_.workers);
-      workers_ = options_.workers;
-    }
-  }
+                is_divided() ? std::max<std::size_t>(options_.workers, 1) : 1),
+        workers_(options_, telemetry_, shard_, is_divided()) {}
 
-  ~DataLoader() {
-    if (engine_ && !engine_->is_owner()) {
-      static_cast<void>(maker_.release());  // worker threads, which this fork has not, were in the middle of its cells
-    }
-  }
   DataLoader(const DataLoader&) = delete;
   DataLoader& operator=(const DataLoader&) = delete;
 
@@ -93,18 +77,18 @@ class DataLoader {
   /// Throws c10::Error, as torch::data does, if there are workers and another iterator has batches left.
   torch::data::Iterator<BatchType> begin() {
     check_usable();
-    const bool has_workers = engine_ || options_.auto_workers;
-    const bool done = (!engine_ || engine_->in_flight().empty()) && !source_.has_more();
+    const bool has_workers = engine() || options_.auto_workers;
+    const bool done = (!engine() || engine()->in_flight().empty()) && !source_.has_more();
     TORCH_CHECK(!has_workers || iterator_.expired() || !in_epoch_ || done,
                 "Attempted to get a new DataLoader iterator while another iterator is not yet exhausted");
     ++generation_;
     telemetry_.epoch_begins();
-    if (engine_) {
-      engine_->cancel(is_divided() ? &source_.shards() : nullptr);
+    if (engine()) {
+      engine()->cancel(is_divided() ? &source_.shards() : nullptr);
       if (in_epoch_ && !options_.persistent_workers) {
-        engine_->send_workers_home();  // of an epoch that was left early
+        engine()->send_workers_home();  // of an epoch that was left early
       }
-      engine_->call_workers();
+      engine()->call_workers();
     }
     if (std::exchange(resuming_, false)) {
       source_.resume();
@@ -115,7 +99,7 @@ class DataLoader {
     in_epoch_ = true;
     postponed_ = nullptr;
     begin_stateful();
-    if (engine_) {
+    if (engine()) {
       prefetch_later();
     }
     auto token = std::make_shared<char>();
@@ -132,7 +116,7 @@ class DataLoader {
   /// Ends the workers. The loader cannot be used after; its tensors can. The destructor does the same.
   void join() {
     ++generation_;
-    if (engine_ && !joined_) {
+    if (engine() && !joined_) {
       end_engine();
     }
     joined_ = options_.workers > 0 || options_.auto_workers;
@@ -140,15 +124,15 @@ class DataLoader {
 
   const FullDataLoaderOptions& options() const noexcept { return options_; }
 
-  LoaderStats stats() const { return engine_ ? engine_->stats() : telemetry_.stats(); }
+  LoaderStats stats() const { return engine() ? engine()->stats() : telemetry_.stats(); }
 
   /// Where the loader is now: a loader that loads this goes on behind the batch that was handed out last.
   /// Not before that batch's place in a training loop is done with: between taking a batch and taking the next.
   /// Throws c10::Error if batches are in flight whose requests have a type without BatchCodec, and in mid-epoch of a
   /// stateful dataset that several worker threads share, as nobody knows whose batch is which part of it.
   LoaderState state() const {
-    if (engine_) {
-      engine_->check_process();
+    if (engine()) {
+      engine()->check_process();
       TORCH_CHECK(!shares_dataset() || options_.workers == 1 || !in_epoch_,
                   "torchfeed: state(): a stateful dataset's place in mid-epoch: expected 1 worker thread, worker "
                   "processes or num_workers(0), got ",
@@ -161,9 +145,9 @@ class DataLoader {
     TORCH_CHECK(!lost_requests_,
                 "torchfeed: state(): join() was called while batches were in flight whose requests cannot be saved: "
                 "specialise torchfeed::BatchCodec<T> for their type");
-    if (engine_ && !resuming_) {
-      for (const std::uint32_t slot : engine_->in_flight()) {
-        state.pending.push_back(maker_->save_request(slot));
+    if (engine() && !resuming_) {
+      for (const std::uint32_t slot : engine()->in_flight()) {
+        state.pending.push_back(workers_.maker().save_request(slot));
       }
     }
     source_.save(state);
@@ -184,8 +168,8 @@ class DataLoader {
                   " (one for each worker process), got ", state.positions.size());
     }
     source_.load(state);
-    if (engine_) {
-      engine_->cancel();
+    if (engine()) {
+      engine()->cancel();
     }
     if (kStream) {
       shard_.rewind();
@@ -200,16 +184,14 @@ class DataLoader {
  private:
   static constexpr bool kStream = loader::kIsStream<Dataset, BatchRequestType>;
   using Shard = loader::DatasetShard<Dataset, BatchRequestType>;
-  using Maker = loader::DatasetBatchMaker<Dataset, BatchRequestType>;
   using Source = loader::RequestSource<Dataset, Sampler>;
   using Request = typename Source::Request;
-
-  /// Whether worker processes can have requests and answer with batches.
-  static constexpr bool kSendable = Sendable<BatchRequestType> && Sendable<typename Dataset::BatchType>;
 
   // Its own optional, torch's or std's depending on LibTorch's version.
   template <typename T>
   using Optional = detail::TorchOptional<T>;
+
+  loader::Engine* engine() const noexcept { return workers_.engine(); }
 
   /// Whether all workers and the trainer have one and the same dataset.
   bool shares_dataset() const noexcept {
@@ -219,36 +201,10 @@ class DataLoader {
   /// Whether each worker has a part of a stream that is its own to read.
   bool is_divided() const noexcept { return kStream && !shares_dataset(); }
 
-  void start_engine(std::size_t workers) {
-    auto ring = loader::make_ring(options_);
-    maker_ = make_maker(ring->ring);
-    maker_->prepare(workers);
-    engine_ = std::make_unique<loader::Engine>(options_, std::move(ring), *maker_, telemetry_, workers,
-                                               /*needs_all_workers=*/is_divided());
-    telemetry_.workers_start(static_cast<int>(options_.workers));
-  }
-
-  std::unique_ptr<Maker> make_maker(loader::SlotRing& ring) {
-    if (options_.worker_mode == WorkerMode::kThread) {
-      return std::make_unique<loader::ThreadBatchMaker<Dataset, BatchRequestType>>(ring, shard_, options_.batch_size,
-                                                                                   options_.workers);
-    }
-    if constexpr (kSendable) {
-      return std::make_unique<loader::ProcessBatchMaker<Dataset, BatchRequestType>>(ring, shard_, options_.batch_size,
-                                                                                    options_.workers);
-    } else {
-      TORCH_CHECK(false,
-                  "torchfeed cannot send this dataset's batches or this sampler's requests between processes: "
-                  "specialise torchfeed::BatchCodec<T> for their type, or use worker_mode(WorkerMode::kThread)");
-    }
-  }
-
   /// Ends the workers. What is in flight must not be lost to a later state(), nor to the loop.
   void end_engine() {
     keep_requests();
-    telemetry_.stats() = engine_->stats();
-    telemetry_.stats().workers = 0;
-    engine_.reset();
+    workers_.end();
   }
 
   void keep_requests() {
@@ -256,9 +212,9 @@ class DataLoader {
       return;
     }
     std::deque<LoaderState::Request> requests;
-    for (const std::uint32_t slot : engine_->in_flight()) {
+    for (const std::uint32_t slot : engine()->in_flight()) {
       if constexpr (Sendable<BatchRequestType>) {
-        requests.push_back(maker_->save_request(slot));
+        requests.push_back(workers_.maker().save_request(slot));
       } else {
         lost_requests_ = true;
       }
@@ -268,18 +224,18 @@ class DataLoader {
 
   void check_usable() const {
     TORCH_CHECK(!joined_, "torchfeed: this loader's workers have gone: join() was called");
-    if (engine_) {
-      engine_->check_process();
+    if (engine()) {
+      engine()->check_process();
     }
   }
 
   /// Resets a stateful dataset that lives here for the epoch, and brings it to the place where that goes on.
   void begin_stateful() {
-    if (!Dataset::is_stateful || (engine_ && !shares_dataset())) {
+    if (!Dataset::is_stateful || (engine() && !shares_dataset())) {
       return;  // worker processes have their own and know the epoch by its first request
     }
-    if (engine_) {
-      engine_->wait_until_idle();
+    if (engine()) {
+      engine()->wait_until_idle();
     }
     shard_.catch_up({options_.seed, epoch_, 0}, {source_.position(), options_.batch_size, 0, 1},
                     loader::Workplace::kTrainer);
@@ -288,13 +244,13 @@ class DataLoader {
   /// Keeps the workers supplied.
   void prefetch() {
     starved_ = nullptr;
-    while (workers_ > 0 && !postponed_ && source_.has_more()) {
-      const auto slot = engine_->find_slot();
+    while (workers_.count() > 0 && !postponed_ && source_.has_more()) {
+      const auto slot = engine()->find_slot();
       Request* next = slot ? source_.peek() : nullptr;
       if (next == nullptr || !put_request(*slot, *next)) {
         return;
       }
-      engine_->post(
+      engine()->post(
           *slot, {options_.seed, epoch_, next->batch},
           is_divided() ? static_cast<std::uint16_t>(next->batch % source_.shards().size()) : loader::kAnyWorker,
           next->position);
@@ -305,7 +261,7 @@ class DataLoader {
   /// False where there is no memory for the request now: it is posted when there is some.
   bool put_request(std::uint32_t slot, Request& next) {
     try {
-      maker_->put_request(slot, next.request);
+      workers_.maker().put_request(slot, next.request);
       return true;
     } catch (const loader::NoMemoryLeft&) {
       starved_ = std::current_exception();
@@ -318,9 +274,9 @@ class DataLoader {
 
   /// Where a request has found no memory and none is in flight that would give some back.
   void post_starved() {
-    const bool posted = engine_->post_with_freed_memory([this] {
+    const bool posted = engine()->post_with_freed_memory([this] {
       prefetch_later();
-      return !starved_ || !engine_->in_flight().empty();
+      return !starved_ || !engine()->in_flight().empty();
     });
     if (posted) {
       return;
@@ -346,10 +302,8 @@ class DataLoader {
                 "torchfeed: this iterator's epoch has ended: begin(), load_state() or join() was called since");
     check_usable();
     telemetry_.step_ends();
-    if (tuner_ && telemetry_.stats().batches >= tuner_->next_look()) {
-      tune_workers();
-    }
-    if (workers_ == 0 && (!engine_ || engine_->in_flight().empty())) {
+    workers_.tune();
+    if (workers_.count() == 0 && (!engine() || engine()->in_flight().empty())) {
       return next_inline();
     }
     try {
@@ -360,64 +314,17 @@ class DataLoader {
     }
   }
 
-  /// Gives the loop the number of workers that it goes fastest with, as far as is known.
-  void tune_workers() {
-    std::string problem = "unknown error";
-    try {
-      const auto wanted = static_cast<std::size_t>(tuner_->look(telemetry_.reading()));
-      if (wanted != workers_) {
-        set_workers(wanted);
-      } else if (engine_ && wanted == 0) {
-        engine_->give_back_memory();  // of batches that the loop still had when the last worker left
-      }
-      return;
-    } catch (const std::exception& error) {
-      problem = error.what();
-    } catch (...) {
-    }
-    TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on with ", workers_, " workers: ", problem);
-    tuner_.reset();
-    if (!engine_) {
-      maker_.reset();
-    } else if (workers_ > 0 || engine_->in_flight().empty()) {
-      engine_->set_workers(workers_);
-    }
-  }
-
-  void set_workers(std::size_t count) {
-    if (!engine_) {
-      start_engine(count);
-    } else if (count > 0 || engine_->in_flight().empty()) {
-      maker_->prepare(count);
-      engine_->set_workers(count);
-    }  // else they leave when they have made what was asked for
-    telemetry_.workers_change(static_cast<int>(workers_), static_cast<int>(count), tuner_->reason());
-    workers_ = count;
-  }
-
   /// Workers have not what they need to make what the loop can make: it does, from here on.
   void leave_to_the_loop(const std::string& problem) {
-    TORCH_WARN_ONCE("torchfeed: num_workers(kAuto): goes on without workers: ", problem);
-    end_engine();
-    maker_.reset();
-    telemetry_.workers_change(static_cast<int>(workers_), 0, problem);
-    workers_ = 0;
+    keep_requests();
+    workers_.leave_to_the_loop(problem);
     starved_ = nullptr;
-    tuner_.reset();
-  }
-
-  loader::TunerLimits limits_of_workers() {
-    options_.plan_workers(telemetry_.computing());
-    if (!std::is_copy_constructible_v<Dataset> && options_.worker_mode == WorkerMode::kThread) {
-      options_.workers = std::min<std::size_t>(options_.workers, 1);  // each thread has a copy
-    }
-    return loader::costs_of_workers(options_);
   }
 
   Optional<BatchType> next_from_workers() {
     for (;;) {
       prefetch_later();
-      while (engine_->in_flight().empty()) {
+      while (engine()->in_flight().empty()) {
         if (postponed_) {
           std::rethrow_exception(std::exchange(postponed_, nullptr));
         }
@@ -428,7 +335,7 @@ class DataLoader {
         if (starved_) {
           post_starved();
         } else {
-          engine_->wait_for_slot();
+          engine()->wait_for_slot();
           prefetch_later();
         }
       }
@@ -445,20 +352,18 @@ class DataLoader {
 
   /// The next batch from the workers; none at the end of a stateful dataset. Its slot is free if its tensors have none.
   std::pair<loader::BatchId, std::optional<BatchType>> take_next() {
-    const auto result = engine_->next([this] {
+    const auto result = engine()->next([this] {
       prefetch_later();
-      return workers_ > 0 && source_.has_more() && !postponed_;
+      return workers_.count() > 0 && source_.has_more() && !postponed_;
     });
-    return {result.id(), maker_->take_batch(result.slot(), result.lease())};
+    return {result.id(), workers_.maker().take_batch(result.slot(), result.lease())};
   }
 
   Optional<BatchType> next_inline() {
     if (postponed_ && !source_.has_waiting()) {  // requests that workers have left come before it
       std::rethrow_exception(std::exchange(postponed_, nullptr));
     }
-    if (engine_ && engine_->workers() > 0) {
-      engine_->set_workers(0);  // they have made what was asked for, and kAuto leaves the rest to the loop
-    }
+    workers_.release();
     for (;;) {
       Request* next = source_.peek();
       if (next == nullptr) {
@@ -479,7 +384,7 @@ class DataLoader {
   std::optional<BatchType> make_inline(const loader::BatchId& id, Request& waiting) {
     Request next = std::move(waiting);
     source_.pop();
-    const auto core_begin = tuner_ ? telemetry_.core_seconds() : std::nullopt;
+    const auto core_begin = workers_.is_tuned() ? telemetry_.core_seconds() : std::nullopt;
     const auto begin = std::chrono::steady_clock::now();
     if constexpr (kStream) {
       shard_.catch_up(id, {next.position, options_.batch_size, 0, 1}, loader::Workplace::kTrainer);
@@ -487,7 +392,7 @@ class DataLoader {
     }
     std::optional<BatchType> batch;
     {
-      const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer);
+      const loader::BatchScope scope(id, nullptr, loader::Workplace::kTrainer, &workers_.pool());
       batch = loader::unwrap_batch<Dataset>(shard_.get_batch(std::move(next.request)));
     }
     telemetry_.made_inline(begin, id);
@@ -505,8 +410,8 @@ class DataLoader {
 
   void end_epoch() {
     in_epoch_ = false;
-    if (engine_ && !options_.persistent_workers) {
-      engine_->send_workers_home();
+    if (engine() && !options_.persistent_workers) {
+      engine()->send_workers_home();
     }
     telemetry_.epoch_ends();
   }
@@ -524,10 +429,7 @@ class DataLoader {
   std::weak_ptr<char> iterator_;  // whether it is
   std::exception_ptr postponed_;
   std::exception_ptr starved_;  // the last request found no memory
-  std::optional<loader::WorkerTuner> tuner_;
-  std::size_t workers_ = 0;  // that the loop has now
-  std::unique_ptr<Maker> maker_;
-  std::unique_ptr<loader::Engine> engine_;
+  loader::Workforce<Dataset, BatchRequestType> workers_;
 };
 
 /// Makes a loader over a `dataset` with the given sampler. Throws as DataLoader's constructor.

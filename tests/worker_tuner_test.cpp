@@ -34,7 +34,7 @@ struct Machine {
   double ask_seconds = 0.002;  // of the loop, to find out how many workers there may be
 };
 
-constexpr double kHandOver = 4e-6;
+constexpr double kHandOver = 1.5e-6;
 
 /// Seconds a batch with a fixed number of workers, in the long run.
 double pace(const Machine& machine, const Workload& load, int workers) {

@@ -10,6 +10,7 @@
 #include <torch/data/samplers/sequential.h>
 #include <torch/data/transforms/stack.h>
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -89,11 +90,16 @@ bool has_candidate(const Setting& setting, const Task& task) {
   return setting.library == Library::kTorchfeed || task.workload != Workload::kImagesConverter;
 }
 
-compare::Candidate candidate(const Setting& setting, const Task& task, double seconds) {
+compare::Candidate candidate(const Setting& setting, const Task& task, const Options& options) {
   compare::RunPlan plan;
-  plan.seconds = seconds;
+  plan.seconds = options.seconds;
+  plan.period = period_of(task.workload, task.batch_size);
   plan.workers = static_cast<std::size_t>(std::max<std::int64_t>(setting.workers, 0));
   plan.workers_are_threads = setting.mode == WorkerMode::kThread;
+  if (setting.workers == kAuto) {
+    plan.seconds = std::max(plan.seconds, options.auto_seconds);
+    plan.least_batches = kLeastAutoBatches;
+  }
   return {name_of(setting), [setting, task] { return make_loader(setting, task); }, plan};
 }
 

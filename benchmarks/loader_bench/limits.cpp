@@ -1,20 +1,35 @@
 #include "limits.h"
 
+#include <torchfeed/plugin/batch_memory.h>
+#include <torchfeed/plugin/loader/batch_arena.h>
 #include <torchfeed/plugin/stack.h>
 
 #include <ATen/Parallel.h>
 #include <torch/data.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace torchfeed::bench {
 namespace {
 
-/// No loader: batches are made where they are asked for, by `make(indices)`, and dropped.
+/// The memory of the batch before, as workers' slots are; in huge pages, as that of a large batch in ordinary memory.
+class KeptMemory final : public loader::GrowingMemory {
+ public:
+  std::byte* grow(std::uint64_t bytes) override {
+    TORCH_CHECK(bytes <= kMostBytes, "limit: expected batches of at most ", kMostBytes, " bytes, got ", bytes);
+    return static_cast<std::byte*>(memory_.data_ptr());
+  }
+
+ private:
+  static constexpr std::int64_t kMostBytes = std::int64_t{4} << 30;  // of addresses
+  const at::Tensor memory_ = empty_batch({kMostBytes}, at::kByte);
+};
+
+/// No loader: batches are made in one place, when they are asked for, by `make(indices)`, and dropped.
 template <typename Make>
 class WorkAlone final : public compare::MeasuredLoader {
  public:
@@ -35,7 +50,11 @@ class WorkAlone final : public compare::MeasuredLoader {
     for (std::size_t& index : indices_) {
       index = next_++;
     }
+    // As workers' slots are, the memory is that of the batch before.
+    loader::BatchArena arena(memory_, 0);
+    loader::current_arena() = &arena;
     make_(indices_);
+    loader::current_arena() = nullptr;
     return true;
   }
   void finish() override { left_ = 0; }
@@ -43,6 +62,7 @@ class WorkAlone final : public compare::MeasuredLoader {
 
  private:
   Make make_;
+  KeptMemory memory_;
   std::vector<std::size_t> indices_;
   std::size_t left_ = 0;
   std::size_t next_ = 0;
@@ -74,67 +94,52 @@ std::unique_ptr<compare::MeasuredLoader> make_work(const Task& task) {
 
 bool is_memcpy(Workload workload) { return workload == Workload::kWindows || workload == Workload::kWindowsBatch; }
 
-std::string text_of(double number) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.4g", number);
-  return text;
-}
-
 }  // namespace
 
 std::optional<compare::Candidate> work_alone(const Task& task, double seconds) {
-  if (task.workload == Workload::kNoop || waiting_ms(task.workload) > 0) {
+  if (task.workload == Workload::kNoop) {
     return std::nullopt;
   }
   compare::RunPlan plan;
   plan.seconds = seconds;
+  plan.period = period_of(task.workload, task.batch_size);
   const char* name = is_memcpy(task.workload) ? "limit: memcpy alone" : "limit: work alone";
   return compare::Candidate{.name = name, .make = [task] { return make_work(task); }, .plan = plan, .competes = false};
 }
 
 std::optional<Limit> limit_of(const Task& task, std::int64_t workers, int cores, const LoaderFigures* alone) {
-  const double waiting = waiting_ms(task.workload);
-  if (waiting == 0 && (alone == nullptr || alone->samples_per_second == 0)) {
+  if (alone == nullptr || alone->samples_per_second == 0) {
     return std::nullopt;
   }
+  // How many can work at once. Inline it is ATen's threads, at best.
+  const bool memcpy_alone = is_memcpy(task.workload);
+  const bool waiting = is_waiting(task.workload);
+  const auto wanted = static_cast<int>(workers == 0 ? (waiting ? 1 : at::get_num_threads()) : workers);
+  const int hands = memcpy_alone ? 1 : waiting ? wanted : std::min(wanted, cores);
   const auto batch = static_cast<double>(task.batch_size);
   const double step = 1e-3 * task.step_ms;
-  const bool memcpy_alone = is_memcpy(task.workload);
-  // Samples a second, if a sample's work takes `work` seconds of one worker.
-  const auto pace = [&](double work) {
-    work *= batch;
+  const auto pace = [&](double alone_pace) {
+    const double work = batch / alone_pace;
     if (workers == 0) {
-      return batch / (work + step);
+      return batch / (work / hands + step);
     }
-    if (memcpy_alone) {
-      return batch / std::max(work, step);
-    }
-    const auto most = static_cast<double>(workers);
-    if (waiting > 0) {
-      return batch / std::max(work / most, step);
-    }
-    return batch / std::max({work / std::min<double>(most, cores), step, (work + step) / cores});
+    const double computing = memcpy_alone || waiting ? 0 : (work + step) / cores;
+    return batch / std::max({work / hands, step, computing});
   };
   Limit limit;
   LoaderFigures& figures = limit.figures;
-  if (waiting > 0) {
-    figures.samples_per_second = figures.samples_per_second_low = figures.samples_per_second_high =
-        pace(1e-3 * waiting);
-    limit.how = "ideal: " + text_of(waiting) + " ms of waiting a sample / workers";
-  } else {
-    figures.samples_per_second = pace(1 / alone->samples_per_second);
-    figures.samples_per_second_low = pace(1 / alone->samples_per_second_low);
-    figures.samples_per_second_high = pace(1 / alone->samples_per_second_high);
-    figures.repeats = alone->repeats;
-    figures.batches = alone->batches;
-    limit.how = memcpy_alone
-                    ? "measured: memcpy gather alone, one thread"
-                    : "measured: work alone in one thread, times min(workers, " + std::to_string(cores) + " cores)";
-  }
+  figures.samples_per_second = pace(alone->samples_per_second);
+  figures.samples_per_second_low = pace(alone->samples_per_second_low);
+  figures.samples_per_second_high = pace(alone->samples_per_second_high);
+  figures.us_per_batch_p50 = 1e6 * batch / figures.samples_per_second;
+  figures.first_batch_ms = alone->first_batch_ms;
+  figures.repeats = alone->repeats;
+  figures.batches = alone->batches;
+  limit.how = std::string("measured: ") + (memcpy_alone ? "memcpy gather" : waiting ? "the same waiting" : "work") +
+              " alone in one thread" + (hands > 1 ? ", times " + std::to_string(hands) : "");
   if (step > 0) {
     limit.how += workers == 0 ? "; then the step" : "; not below the step";
   }
-  figures.us_per_batch_p50 = 1e6 * batch / figures.samples_per_second;
   return limit;
 }
 

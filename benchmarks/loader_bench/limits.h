@@ -16,12 +16,13 @@ struct Limit {
   std::string how;        // it was found
 };
 
-/// Makes the task's batches one after the other in one thread, without a loader: windows by memcpy into one buffer, the
-/// others as the dataset does. Empty where the limit is not measured but known: waiting takes no core.
+/// Makes the task's batches one after the other in one thread and in the same memory, without a loader: windows by
+/// memcpy, the others as the dataset does. Empty for noop, which has no work.
 std::optional<compare::Candidate> work_alone(const Task& task, double seconds);
 
-/// The limit with so many workers (0: inline) on so many cores. `alone`: what work_alone() gave. Empty for noop, which
-/// has no work.
+/// The limit with so many workers (0: inline) on so many cores: what work_alone() gave, `alone`, by as many as can work
+/// at once. Waiting takes no core. It is what waiting takes here, not what was asked for, which no sleep is held to.
+/// Empty where there is none.
 std::optional<Limit> limit_of(const Task& task, std::int64_t workers, int cores, const LoaderFigures* alone);
 
 }  // namespace torchfeed::bench

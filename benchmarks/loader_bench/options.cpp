@@ -102,6 +102,10 @@ void add_numbers(CLI::App& app, Options& options) {
   app.add_option("--seconds", options.seconds, "A run is timed for so long")
       ->check(CLI::Range(0.001, 3600.0))
       ->capture_default_str();
+  app.add_option("--auto-seconds", options.auto_seconds,
+                 "One of auto, which finds its pace while it runs, for so long, and 151 batches, at least")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
 }
 
 // CLI::Range lets NaN through, as NaN is neither below nor above.
@@ -109,8 +113,8 @@ void check_numbers(const Options& options) {
   if (std::any_of(options.step_ms.begin(), options.step_ms.end(), [](double step) { return std::isnan(step); })) {
     throw std::invalid_argument("--step-ms: expected 0 to 10000, got nan");
   }
-  if (std::isnan(options.seconds)) {
-    throw std::invalid_argument("--seconds: expected 0.001 to 3600, got nan");
+  if (std::isnan(options.seconds) || std::isnan(options.auto_seconds)) {
+    throw std::invalid_argument("--seconds, --auto-seconds: expected 0.001 to 3600, got nan");
   }
   if (!options.baseline.empty() && options.repeats < kLeastRepeatsToCompare) {
     throw std::invalid_argument("--repeats: expected at least " + std::to_string(kLeastRepeatsToCompare) +

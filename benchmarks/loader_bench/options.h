@@ -1,5 +1,6 @@
 #pragma once
 
+#include <torchfeed/plugin/compare/loader_run.h>
 #include <torchfeed/plugin/data_loader_options.h>
 
 #include <cstddef>
@@ -14,6 +15,9 @@ namespace torchfeed::bench {
 
 /// With fewer repeats there is no spread to compare.
 inline constexpr int kLeastRepeatsToCompare = 3;
+
+/// Of a run of kAuto, so that the batches in which it finds its pace are a third at most.
+inline constexpr std::size_t kLeastAutoBatches = 3 * compare::kFirstBatches + 1;
 
 enum class Library { kTorchfeed, kTorchData };
 
@@ -44,6 +48,7 @@ struct Options {
   std::size_t prefetch_factor = 2;
   int repeats = 5;
   double seconds = 1;
+  double auto_seconds = 3;
   std::string json;      // file for all figures; empty: none
   std::string baseline;  // file of an earlier run; empty: none
 };

@@ -52,6 +52,7 @@ json settings(const Options& options) {
           {"prefetch_factor", options.prefetch_factor},
           {"repeats", options.repeats},
           {"seconds", options.seconds},
+          {"auto_seconds", options.auto_seconds},
           {"step_ms", options.step_ms},
           {"intra_op", at::get_num_threads()},
           {"interop", at::get_num_interop_threads()},
@@ -79,6 +80,7 @@ void add_pace(json& row, const LoaderFigures& figures) {
   row.update({{"samples_per_second", figures.samples_per_second},
               {"samples_per_second_low", figures.samples_per_second_low},
               {"samples_per_second_high", figures.samples_per_second_high},
+              {"first_batch_ms", figures.first_batch_ms},
               {"us_per_batch_p50", figures.us_per_batch_p50}});
 }
 
@@ -109,7 +111,7 @@ json row_of(const Setting& setting, const Task& task, const LoaderFigures& figur
   }
   row.update({{"batches", figures.batches},
               {"us_per_batch_p99", figures.us_per_batch_p99},
-              {"first_batch_ms", figures.first_batch_ms},
+              {"whole_samples_per_second", figures.whole_samples_per_second},
               {"first_batch_ms_low", figures.first_batch_ms_low},
               {"first_batch_ms_high", figures.first_batch_ms_high},
               {"later_first_batch_ms", figures.later_first_batch_ms},

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 
@@ -92,11 +93,10 @@ const std::vector<std::string>& workload_names() {
 
 bool is_batch_native(Workload workload) { return workload == Workload::kWindowsBatch || workload == Workload::kNoop; }
 
-double waiting_ms(Workload workload) {
-  if (workload == Workload::kTail) {
-    return kTailMs + (kLongTailMs - kTailMs) / kTailPeriod;
-  }
-  return workload == Workload::kWait ? kWaitMs : 0;
+bool is_waiting(Workload workload) { return workload == Workload::kWait || workload == Workload::kTail; }
+
+std::size_t period_of(Workload workload, std::size_t batch_size) {
+  return workload == Workload::kTail ? std::lcm(kTailPeriod, batch_size) / batch_size : 1;
 }
 
 void compute_for(double milliseconds) {

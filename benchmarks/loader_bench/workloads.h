@@ -38,8 +38,11 @@ const std::vector<std::string>& workload_names();
 /// shared it takes longer.
 void compute_for(double milliseconds);
 
-/// Milliseconds that a sample waits on average; 0 if it does not wait.
-double waiting_ms(Workload workload);
+/// Whether making a sample is waiting, which takes no core.
+bool is_waiting(Workload workload);
+
+/// Batches of this size after which samples cost the same again.
+std::size_t period_of(Workload workload, std::size_t batch_size);
 
 /// Copies the windows of `indices` into `out`, which has room for them.
 void gather_windows(const std::vector<std::size_t>& indices, float* out);

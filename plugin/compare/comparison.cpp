@@ -58,6 +58,7 @@ void fill(LoaderFigures& figures, const std::vector<LoaderRun>& runs) {
   figures.samples_per_second = pace.median;
   figures.samples_per_second_low = pace.low;
   figures.samples_per_second_high = pace.high;
+  figures.whole_samples_per_second = median(&LoaderRun::whole_samples_per_second);
   const Spread first = spread_over(runs, [](const LoaderRun& run) { return 1e3 * run.first_batch; });
   figures.first_batch_ms = first.median;
   figures.first_batch_ms_low = first.low;

@@ -20,6 +20,7 @@ struct LoaderFigures {
   double samples_per_second = 0;      ///< of the steady part, without the start
   double samples_per_second_low = 0;  ///< the slowest repeat
   double samples_per_second_high = 0;
+  double whole_samples_per_second = 0;  ///< of all, from before the loader is made: with what kAuto's trials cost
   double us_per_batch_p50 = 0;      ///< microseconds from batch to batch, the training step included
   double us_per_batch_p99 = 0;      ///< 99 of 100 are faster
   double first_batch_ms = 0;        ///< milliseconds from before the loader is made to the first batch

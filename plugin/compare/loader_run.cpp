@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <map>
+#include <numeric>
 #include <set>
 #include <stdexcept>
 
@@ -14,8 +16,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// However little time there is.
-constexpr std::size_t kLeastBatches = 4;
 /// After the timed part; before the first, time passes in which workers go to sleep.
 constexpr int kShortEpochs = 4;
 constexpr std::size_t kReserved = std::size_t{1} << 20;
@@ -25,16 +25,15 @@ double seconds(Clock::duration duration) { return std::chrono::duration<double>(
 /// What the machine has before a loader is made, so that what the loader adds can be told from it.
 struct Before {
   std::set<pid_t> processes = processes_below();
-  std::set<pid_t> threads = other_threads();
+  std::map<pid_t, double> threads = cpu_seconds_of_threads();
   double cpu = own_cpu_seconds();
 
-  std::set<pid_t> added(const std::set<pid_t>& now, const std::set<pid_t>& before) const {
+  std::set<pid_t> new_processes() const {
+    const std::set<pid_t> now = processes_below();
     std::set<pid_t> added;
-    std::set_difference(now.begin(), now.end(), before.begin(), before.end(), std::inserter(added, added.end()));
+    std::set_difference(now.begin(), now.end(), processes.begin(), processes.end(), std::inserter(added, added.end()));
     return added;
   }
-  std::set<pid_t> new_processes() const { return added(processes_below(), processes); }
-  std::set<pid_t> new_threads() const { return added(other_threads(), threads); }
 
   void read_cpu(bool workers_are_threads, LoaderRun& run) const {
     run.trainer_cpu = own_cpu_seconds() - cpu;
@@ -42,10 +41,14 @@ struct Before {
       run.worker_cpu += cpu_seconds_of(process);
     }
     if (workers_are_threads) {
-      for (const pid_t thread : new_threads()) {
-        run.worker_cpu += cpu_seconds_of_thread(thread);
+      // The trainer's threads were there before. The workers' may be gone again, and theirs is what is left.
+      double trainer = 0;
+      for (const auto& [thread, seconds] : cpu_seconds_of_threads()) {
+        const auto known = threads.find(thread);
+        trainer += known != threads.end() ? seconds - known->second : 0;
       }
-      run.trainer_cpu = std::max(run.trainer_cpu - run.worker_cpu, 0.0);
+      run.worker_cpu = std::max(run.trainer_cpu - trainer, 0.0);
+      run.trainer_cpu = trainer;
     }
   }
 
@@ -64,13 +67,13 @@ struct Arrivals {
   std::vector<std::size_t> samples;
 
   /// Of the batches up to number `last`. As each worker makes a batch at the same time as the others, batches come
-  /// `workers` at a time: only whole rounds of them tell a pace.
-  void describe(std::size_t last, std::size_t workers, LoaderRun& run) const {
-    std::size_t first = std::min(std::max<std::size_t>(50, last / 20), last / 3);
-    if (last - first >= workers) {
-      first += (last - first) % workers;
-    } else if (last >= workers) {
-      first = last - workers;
+  /// `round` at a time, or cost the same again after so many: only whole rounds of them tell a pace.
+  void describe(std::size_t last, std::size_t round, LoaderRun& run) const {
+    std::size_t first = std::min(std::max(kFirstBatches, last / 20), last / 3);
+    if (last - first >= round) {
+      first += (last - first) % round;
+    } else if (last >= round) {
+      first = last - round;
     }
     if (last == first) {
       return;
@@ -116,7 +119,7 @@ class Driver {
       arrivals.samples.push_back(samples);
       samples += loader_.step();
       const auto asked = Clock::now();
-      if (!finishing && arrivals.times.size() >= kLeastBatches && seconds(asked - first) > plan.seconds) {
+      if (!finishing && arrivals.times.size() >= plan.least_batches && seconds(asked - first) > plan.seconds) {
         finishing = true;
         timed = arrivals.times.size() - 1;
         loader_.finish();
@@ -131,7 +134,9 @@ class Driver {
     run_.stats = loader_.stats();
     run_.batches = arrivals.times.size();
     run_.waiting_share = waited / seconds(last_ - first);
-    arrivals.describe(timed, workers_of(plan), run_);
+    arrivals.describe(timed, std::lcm(workers_of(plan), plan.period), run_);
+    run_.whole_samples_per_second =
+        static_cast<double>(arrivals.samples[timed]) / (run_.first_batch + seconds(arrivals.times[timed] - first));
   }
 
   /// As far as is known.

@@ -1,7 +1,6 @@
 #include <torchfeed/plugin/compare/process_usage.h>
 
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,19 +82,17 @@ double cpu_seconds_of(pid_t process) {
   return seconds_on(clock) + (user_ticks + system_ticks) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
-std::set<pid_t> other_threads() {
-  const auto all = numbers_in("/proc/self/task");
-  std::set<pid_t> threads(all.begin(), all.end());
-  threads.erase(static_cast<pid_t>(::syscall(SYS_gettid)));
+std::map<pid_t, double> cpu_seconds_of_threads() {
+  std::map<pid_t, double> threads;
+  for (const pid_t thread : numbers_in("/proc/self/task")) {
+    // Nanoseconds on a CPU, the first number (Linux, Documentation/scheduler/sched-stats).
+    std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/schedstat");
+    double nanoseconds = 0;
+    if (file >> nanoseconds) {
+      threads[thread] = 1e-9 * nanoseconds;
+    }
+  }
   return threads;
-}
-
-double cpu_seconds_of_thread(pid_t thread) {
-  // Nanoseconds on a CPU, the first number (Linux, Documentation/scheduler/sched-stats).
-  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/schedstat");
-  double nanoseconds = 0;
-  file >> nanoseconds;
-  return 1e-9 * nanoseconds;
 }
 
 double own_cpu_seconds() {

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <map>
 #include <set>
 
 namespace torchfeed::compare {
@@ -13,11 +14,8 @@ std::set<pid_t> processes_below();
 /// CPU time of a process and of those below it that it has waited for, in seconds; 0 if it is gone.
 double cpu_seconds_of(pid_t process);
 
-/// This process's threads, but for the calling one.
-std::set<pid_t> other_threads();
-
-/// CPU time of one of this process's threads, in seconds; 0 if it is gone.
-double cpu_seconds_of_thread(pid_t thread);
+/// CPU time of each of this process's threads, in seconds.
+std::map<pid_t, double> cpu_seconds_of_threads();
 
 /// CPU time of all of this process's threads, also of those that are gone, in seconds.
 double own_cpu_seconds();

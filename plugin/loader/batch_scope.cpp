@@ -101,6 +101,7 @@ class GeneratorState {
 struct BatchScope::Outer {
   CurrentBatch batch;
   BatchArena* arena = nullptr;
+  BatchPool* pool = nullptr;
   std::optional<GeneratorState> default_generator;
   bool shares_saved = false;
 };
@@ -123,7 +124,7 @@ SavedGenerator& saved_generator() {
 
 }  // namespace
 
-BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
+BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place, BatchPool* pool) {
   if (span_.isActive()) {
     span_.before("torchfeed::make_batch");
   }
@@ -132,12 +133,14 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
   if (restore || batch.active) {
     outer_ = std::make_unique<Outer>();
     outer_->arena = current_arena();
+    outer_->pool = current_pool();
     if (batch.active) {
       outer_->batch = std::exchange(batch, {});
     }
   }
   batch.active = true;
   current_arena() = arena;
+  current_pool() = pool;
   if (restore && outer_->batch.active) {
     outer_->default_generator = GeneratorState::of_default();  // a batch within a batch: back to that one's
   } else if (restore) {
@@ -154,10 +157,12 @@ BatchScope::BatchScope(const BatchId& id, BatchArena* arena, Workplace place) {
 BatchScope::~BatchScope() {
   current_batch().active = false;
   current_arena() = nullptr;
+  current_pool() = nullptr;
   if (!outer_) {
     return;
   }
   current_arena() = outer_->arena;
+  current_pool() = outer_->pool;
   if (outer_->batch.active) {
     current_batch() = std::move(outer_->batch);
   }

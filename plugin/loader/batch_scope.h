@@ -1,6 +1,7 @@
 #pragma once
 
 #include <torchfeed/plugin/loader/batch_arena.h>
+#include <torchfeed/plugin/loader/batch_pool.h>
 #include <torchfeed/plugin/worker_info.h>
 
 #include <ATen/record_function.h>
@@ -18,11 +19,11 @@ enum class Workplace {
 };
 
 /// What surrounds the making of one batch in this thread: `generator()` and, but for worker threads, torch's default
-/// CPU generator are seeded from `id`, `empty_batch` takes its memory from `arena` (none: at::empty), and PyTorch's
-/// profiler sees a span.
+/// CPU generator are seeded from `id`, `empty_batch` takes its memory from `arena`, or large tensors' from `pool` (none:
+/// at::empty), and PyTorch's profiler sees a span.
 class BatchScope {
  public:
-  BatchScope(const BatchId& id, BatchArena* arena, Workplace place);
+  BatchScope(const BatchId& id, BatchArena* arena, Workplace place, BatchPool* pool = nullptr);
   ~BatchScope();
   BatchScope(const BatchScope&) = delete;
   BatchScope& operator=(const BatchScope&) = delete;

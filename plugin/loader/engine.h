@@ -129,8 +129,11 @@ class Engine {
   static constexpr std::uint64_t kNone = ~std::uint64_t{0};
 
   bool counts_unfinished_only() const noexcept;
+  void saw_time(std::int64_t nanoseconds) noexcept;
+  void set_jobs() noexcept;
   std::optional<std::size_t> find_result() const noexcept;
   std::size_t finished() const noexcept;
+  std::optional<std::uint32_t> late_result() const noexcept;
   std::size_t wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline);
   bool anyone_at_work() const noexcept;
   bool free_results() noexcept;
@@ -147,7 +150,7 @@ class Engine {
 
   const FullDataLoaderOptions options_;
   std::size_t workers_;   // as they should be in an epoch
-  std::size_t max_jobs_;  // by so many
+  std::size_t max_jobs_;  // by so many, with batches as they are
   BatchMaker& maker_;
   Telemetry& telemetry_;
   std::shared_ptr<LeasedRing> shared_;
@@ -158,6 +161,7 @@ class Engine {
   std::deque<std::uint32_t> in_flight_;
   std::size_t held_ = 0;         // of in_flight_: found no memory, and wait for some
   std::uint64_t alone_ = kNone;  // ticket of the last one that was posted again when there was nothing left to gain
+  std::int64_t usual_nanoseconds_ = 0;  // a worker takes for a batch; 0: not known
   std::uint64_t next_ticket_ = 0;
   std::uint64_t first_ticket_ = 0;  // results of older ones are dropped
 };

@@ -178,7 +178,7 @@ bool SlotRing::has_free() const noexcept {
 }
 
 void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket,
-                               std::chrono::nanoseconds timeout, std::size_t known) noexcept {
+                               std::chrono::nanoseconds timeout, std::size_t known, Due due) noexcept {
   const std::uint32_t spins = header_->spins.load(std::memory_order_relaxed);
   for (std::uint32_t spin = 0; spin < spins; ++spin) {
     if (any_result(index, first_ticket, known)) {
@@ -188,11 +188,13 @@ void SlotRing::wait_for_result(std::optional<std::uint32_t> index, std::uint64_t
   }
   const std::uint32_t key = header_->trainer_wake.load(std::memory_order_acquire);
   const std::uint64_t wish = index ? word(*index).ticket + 1 : kAnyTicket;
+  header_->trainer_due.store(static_cast<std::uint32_t>(due), std::memory_order_relaxed);  // before `awaited`
   header_->awaited.store(wish, std::memory_order_seq_cst);  // SYNC(await): before any_result() reads the words
   if (!any_result(index, first_ticket, known) && !is_broken()) {
     futex_wait(header_->trainer_wake, key, timeout);
   }
   header_->awaited.store(kNobody, std::memory_order_relaxed);
+  header_->trainer_due.store(static_cast<std::uint32_t>(Due::kNot), std::memory_order_relaxed);
 }
 
 void SlotRing::wait_for_workers_to_leave(std::chrono::nanoseconds timeout) noexcept {
@@ -338,8 +340,14 @@ void SlotRing::finish(std::uint32_t index, SlotState result) noexcept {
   std::uint64_t wish = header_->awaited.load(std::memory_order_seq_cst);
   if (wish == kAnyTicket || wish == ticket + 1) {
     if (header_->awaited.compare_exchange_strong(wish, kNobody, std::memory_order_acq_rel)) {
+      auto due = static_cast<std::uint32_t>(Due::kWhenWoken);
+      header_->trainer_due.compare_exchange_strong(due, static_cast<std::uint32_t>(Due::kNow),
+                                                   std::memory_order_relaxed);
       wake_trainer();
     }
+  }
+  if (header_->trainer_due.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(Due::kNow)) {
+    ::sched_yield();
   }
 }
 

@@ -135,6 +135,7 @@ struct RingHeader {
   // The trainer's wish, taken back by the worker that meets it; and a worker's, taken back by the trainer.
   alignas(64) std::atomic<std::uint64_t> awaited;
   std::atomic<std::uint32_t> trainer_wake;   ///< futex
+  std::atomic<std::uint32_t> trainer_due;    ///< how urgently workers make room for the trainer: a Due
   std::atomic<std::uint32_t> memory_wanted;  ///< a worker waits for memory, which free slots may have
 
   // Written by the fork server.
@@ -154,6 +155,14 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std
               std::atomic<std::int32_t>::is_always_lock_free);
 static_assert(std::is_trivially_copyable_v<Record> && std::is_trivially_copyable_v<ErrorRecord>);
 static_assert(std::is_standard_layout_v<Slot> && std::is_standard_layout_v<RingHeader>);
+
+/// The trainer and more workers than there are cores for: Linux has a thread that was woken wait until another has slept
+/// or used up its time, which is longer than the workers' requests last.
+enum class Due : std::uint32_t {
+  kNot,
+  kWhenWoken,  ///< the trainer sleeps, and wants a core as soon as it is woken
+  kNow,        ///< it was woken: workers that come by yield theirs
+};
 
 /// Each process's view of the ring. Every method says who may call it.
 class SlotRing {
@@ -212,9 +221,9 @@ class SlotRing {
     return state == SlotState::kDone || state == SlotState::kFailed;
   }
   /// Sleeps until slot `index` has a result (if none is named: until more than `known` slots with a ticket of at least
-  /// `first_ticket` have one), or something else is worth a look, or `timeout` is over.
+  /// `first_ticket` have one), or something else is worth a look, or `timeout` is over. `due`: kWhenWoken, or kNot.
   void wait_for_result(std::optional<std::uint32_t> index, std::uint64_t first_ticket, std::chrono::nanoseconds timeout,
-                       std::size_t known = 0) noexcept;
+                       std::size_t known = 0, Due due = Due::kNot) noexcept;
   bool has_free() const noexcept;
   /// Whether the fork server's last word to the trainer's last call is that no worker is left and none can be made.
   /// Acquire: what it has stored before is seen after.

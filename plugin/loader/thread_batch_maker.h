@@ -27,8 +27,14 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
 
   /// `workers`: the most that there will be. Throws c10::Error if there are to be several copies of a dataset that
   /// cannot be copied.
-  ThreadBatchMaker(SlotRing& ring, Shard& shard, std::uint64_t batch_size, std::uint64_t workers)
-      : ring_(ring), shard_(shard), batch_size_(batch_size), workers_(workers), cells_(ring.size()) {
+  ThreadBatchMaker(SlotRing& ring, Shard& shard, std::uint64_t batch_size, std::uint64_t workers,
+                   std::shared_ptr<BatchPool> pool = nullptr)
+      : ring_(ring),
+        shard_(shard),
+        batch_size_(batch_size),
+        workers_(workers),
+        pool_(std::move(pool)),
+        cells_(ring.size()) {
     if constexpr (!Dataset::is_stateful && !std::is_copy_constructible_v<Dataset>) {
       TORCH_CHECK(workers <= 1,
                   "torchfeed: each worker thread has a copy of the dataset: expected one that can be "
@@ -57,7 +63,7 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
       shard.catch_up(slot.id, {slot.position, batch_size_, slot.designated, workers_}, Workplace::kWorkerThread);
       shard.advance(samples_asked<Dataset>(*cell.request, batch_size_));
     }
-    const BatchScope scope(slot.id, nullptr, Workplace::kWorkerThread);
+    const BatchScope scope(slot.id, nullptr, Workplace::kWorkerThread, kMakesOnce<Dataset> ? nullptr : pool_.get());
     if constexpr (std::is_copy_constructible_v<Request>) {
       cell.batch = unwrap_batch<Dataset>(shard.get_batch(*cell.request));  // a copy: it may have to be told or saved
     } else {
@@ -112,6 +118,7 @@ class ThreadBatchMaker final : public DatasetBatchMaker<Dataset, Request> {
   Shard& shard_;
   std::uint64_t batch_size_;
   std::uint64_t workers_;
+  std::shared_ptr<BatchPool> pool_;
   std::vector<std::unique_ptr<Shard>> copies_;  // one for each worker; none where all have the trainer's
   std::vector<Cell> cells_;
 };

@@ -10,7 +10,7 @@ namespace torchfeed::loader {
 namespace {
 
 // What the trainer pays for a batch that was made elsewhere.
-constexpr double kHandOver = 4e-6;
+constexpr double kHandOver = 1.5e-6;
 // To find out how many workers there may be: the machine's topology and limits have to be read.
 constexpr double kAskSeconds = 3e-3;
 // A gain below this is not worth workers: of two numbers that are this near, the smaller is taken.
