@@ -5,6 +5,7 @@
 #include <torchfeed/plugin/threading/calibration.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
 #include <torchfeed/plugin/threading/plan_setter.h>
+#include <torchfeed/plugin/threading/tensor_memory.h>
 #include <torchfeed/plugin/threading/thread_variables.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
@@ -52,7 +53,7 @@ std::string text_of(const char* format, double number) {
 
 bool same(const MeasuredThreads& a, const MeasuredThreads& b) {
   return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning &&
-         a.blas_kernels == b.blas_kernels;
+         a.blas_kernels == b.blas_kernels && a.tensor_memory == b.tensor_memory;
 }
 
 MeasuredThreads threads_in_force() {
@@ -60,6 +61,7 @@ MeasuredThreads threads_in_force() {
   threads.intra_op = at::get_num_threads();
   threads.blas = threading::blas_num_threads().value_or(0);
   threads.short_spinning = threading::parked_openmp_threads() > 0;
+  threads.tensor_memory = threading::tensor_memory().limit;
   return threads;
 }
 
@@ -72,8 +74,10 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const bool blas_fixed = fixed || variables.openblas_num_threads || before.blas == 0 ||
                           threading::blas_library() == threading::BlasLibrary::kOpenBlasOnOpenMp;
   std::vector<MeasuredThreads> candidates;
-  const auto add = [&](int intra_op, int blas, bool short_spinning, bool kernels = true) {
+  const auto add = [&](int intra_op, int blas, bool short_spinning, bool kernels = true, bool memory = true) {
     MeasuredThreads threads;
+    // What was kept before stays kept.
+    threads.tensor_memory = memory && before.tensor_memory == 0 ? plan.tensor_memory : before.tensor_memory;
     if (kernels) threads.blas_kernels = plan.blas_kernels;
     threads.intra_op = fixed ? plan.intra_op : intra_op;
     threads.blas = blas_fixed ? plan.blas : blas;
@@ -82,15 +86,19 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
     const auto known = [&](const MeasuredThreads& other) { return same(threads, other); };
     if (!known(before) && std::none_of(candidates.begin(), candidates.end(), known)) candidates.push_back(threads);
   };
+  // More than plan.intra_op where a plan that knows nothing of the step takes one thread inside operators.
+  const int most = std::max(plan.intra_op, plan.training);
   add(plan.intra_op, plan.blas, true);
-  add(plan.intra_op, plan.blas, false);
+  add(most, plan.blas, true);
+  add(most, plan.blas, false);
   add(1, 1, false);
-  add(plan.intra_op, 1, false);
+  add(most, 1, false);
   add(1, plan.blas, false);
-  const int half = std::max(1, plan.intra_op / 2);
+  const int half = std::max(1, most / 2);
   add(half, half, true);
   add(plan.inference, plan.inference, true);
   add(plan.intra_op, plan.blas, true, false);
+  add(most, plan.blas, true, true, false);
   add(before.intra_op, before.blas, false);
   return candidates;
 }
@@ -103,12 +111,14 @@ class Trial {
     plan_.intra_op = threads.intra_op;
     plan_.blas = threads.blas;
     plan_.blas_kernels = threads.blas_kernels;
+    plan_.tensor_memory = threads.tensor_memory;
     plan_.short_spinning = threads.short_spinning && !before.short_spinning;
     PlanSetter setter(plan_, undo_);
     if (threads.intra_op != before.intra_op) setter.set_intra_op();
     if (threads.blas != before.blas) setter.set_blas();
     setter.set_blas_kernels();
     setter.shorten_spinning();
+    setter.keep_tensor_memory();
   }
   ~Trial() { PlanSetter::put_back(std::move(undo_)); }
   Trial(const Trial&) = delete;
@@ -227,7 +237,8 @@ std::string describe(const MeasuredThreads& threads) {
   std::string text = "intra_op = " + std::to_string(threads.intra_op);
   if (threads.blas > 0) text += ", blas = " + std::to_string(threads.blas);
   if (!threads.blas_kernels.empty()) text += ", kernels for " + threads.blas_kernels;
-  return text + (threads.short_spinning ? ", idle threads sleep" : "");
+  if (threads.short_spinning) text += ", idle threads sleep";
+  return text + (threads.tensor_memory > 0 ? ", freed memory is kept" : "");
 }
 
 void fill(MeasuredThreads& threads, const std::vector<double>& seconds, const threading::Gain& gain) {
@@ -286,6 +297,7 @@ void apply(Calibration& result, const ThreadingOptions& options) {
   result.plan.blas = threads.blas;
   result.plan.short_spinning = threads.short_spinning;
   result.plan.blas_kernels = threads.blas_kernels;
+  result.plan.tensor_memory = threads.tensor_memory;
   // Not measured, so left as they are unless they are asked for.
   if (options.inter_op == 0) result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
   if (options.primitive_cache == 0) result.plan.primitive_cache = 0;

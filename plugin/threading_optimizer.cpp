@@ -47,7 +47,9 @@ threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workloa
   inputs.intra_op = options.intra_op;
   inputs.inter_op = options.inter_op;
   inputs.default_inter_op = static_cast<int>(at::get_num_interop_threads());
+  inputs.default_intra_op = at::get_num_threads();
   inputs.primitive_cache = options.primitive_cache;
+  inputs.tensor_memory = options.tensor_memory;
   inputs.pin = options.pin;
   return inputs;
 }
@@ -197,6 +199,7 @@ AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {
   // Before threads are bound: libgomp compares with the CPUs that it found when it was loaded.
   setter.shorten_spinning();
   setter.set_primitive_cache();
+  setter.keep_tensor_memory();
   if (options_.fp_math) {
     const auto [mode, name] = onednn_mode(*options_.fp_math);
     setter.set_fp_math(mode, name);

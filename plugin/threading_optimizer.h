@@ -27,7 +27,8 @@ struct RealTime {
 
 struct ThreadingOptions {
   /// Threads inside an operator, 0 to 4096. 0: from the environment's MKL_NUM_THREADS or OMP_NUM_THREADS, else one for
-  /// each physical core that the affinity mask and the CPU quota leave.
+  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores LibTorch's own number
+  /// where that is one and Workload::activation_bytes does not tell of large tensors.
   int intra_op = 0;
   /// Threads for operators beside each other (torch.jit.fork), 0 to 4096, which can be set once in a process. 0:
   /// LibTorch's own number, about one a core.
@@ -41,6 +42,10 @@ struct ThreadingOptions {
   /// Primitives that oneDNN keeps compiled, 0 to 1,048,576. 0: 4096, or as it is where memory is short or the
   /// environment's ONEDNN_PRIMITIVE_CACHE_CAPACITY tells.
   int primitive_cache = 0;
+  /// Whether memory of freed CPU tensors may be kept for the next ones, so that a step does not get its pages from the
+  /// kernel anew. What malloc's variables (MALLOC_TRIM_THRESHOLD_ and the like, GLIBC_TUNABLES) or another malloc in
+  /// LD_PRELOAD decide goes before it.
+  bool tensor_memory = true;
   /// None: as it is.
   std::optional<FpMath> fp_math = std::nullopt;
   /// Whether this thread and its OpenMP team take denormals as zero, which changes results that small. OpenBLAS's own
@@ -67,9 +72,10 @@ class [[nodiscard]] AppliedPlan {
   /// Leaves everything as it is for good.
   void keep();
   /// Puts back, the last first, what apply() changed: counts of threads, BLAS's kernels, OpenMP's spinning, oneDNN's
-  /// settings, masks, denormals, niceness and scheduling. The inter-op pool can be sized once in a process and stays.
-  /// Plans in force end in the reverse of their order. Same thread as apply(). What the system refuses is told on
-  /// stderr: without CAP_SYS_NICE niceness cannot be lowered again. In a forked child it does nothing.
+  /// settings, the memory that is kept, masks, denormals, niceness and scheduling. The inter-op pool can be sized once
+  /// in a process and stays. Plans in force end in the reverse of their order. Same thread as apply(). What the system
+  /// refuses is told on stderr: without CAP_SYS_NICE niceness cannot be lowered again. In a forked child it does
+  /// nothing.
   void restore();
 
  private:
@@ -104,9 +110,10 @@ class ThreadingOptimizer {
                                       std::int64_t worker_bytes = 0) const;
 
   /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, and BLAS's kernels, shortens the spinning of
-  /// libgomp's idle threads, sets oneDNN's primitive cache, binds threads where the plan has CPUs for them, sets what
-  /// else the options ask for, and reads everything back. What cannot be set (the inter-op pool once it runs) is told
-  /// in the result and is no error. Errors: c10::Error for a plan with a count or CPU outside its range.
+  /// libgomp's idle threads, sets oneDNN's primitive cache, keeps freed tensors' memory, binds threads where the plan
+  /// has CPUs for them, sets what else the options ask for, and reads everything back. What cannot be set (the inter-op
+  /// pool once it runs) is told in the result and is no error. Errors: c10::Error for a plan with a count or CPU
+  /// outside its range.
   AppliedPlan apply(const ThreadPlan& plan) const;
 
  private:

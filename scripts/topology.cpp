@@ -37,6 +37,7 @@ struct Options {
   std::int64_t dataset_size = 0;
   std::int64_t batch_size = 0;
   std::int64_t sample_bytes = 0;
+  std::int64_t activation_bytes = 0;
   int workers = -1;
   bool pin = false;
   bool json = false;
@@ -61,6 +62,10 @@ void add_options(CLI::App& app, Options& options) {
       ->check(not_negative)
       ->capture_default_str();
   app.add_option("--sample-bytes", options.sample_bytes, "Bytes of a sample; 0: unknown")
+      ->check(not_negative)
+      ->capture_default_str();
+  app.add_option("--activation-bytes", options.activation_bytes,
+                 "Bytes of the tensors that most of the model's operators write; 0: unknown")
       ->check(not_negative)
       ->capture_default_str();
   app.add_option("--workers", options.workers, "Loader workers beside training; -1: as many as the plan has")
@@ -132,7 +137,9 @@ PlanInputs read_inputs(const Options& options) {
   inputs.workload.sample_bytes = static_cast<std::uint64_t>(options.sample_bytes);
   inputs.workload.dataloader = options.workers;
   inputs.pin = options.pin;
+  inputs.workload.activation_bytes = static_cast<std::uint64_t>(options.activation_bytes);
   if (!described) inputs.default_inter_op = static_cast<int>(at::get_num_interop_threads());
+  if (!described) inputs.default_intra_op = at::get_num_threads();
   return inputs;
 }
 
@@ -174,6 +181,7 @@ ordered_json to_json(const PlanInputs& inputs, const ThreadPlan& plan) {
           {"inference", plan.inference},
           {"reserved", plan.reserved},
           {"primitive_cache", plan.primitive_cache},
+          {"tensor_memory", plan.tensor_memory},
           {"trainer_cpus", plan.trainer_cpus},
           {"dataloader_cpus", plan.dataloader_cpus},
           {"reasons", plan.reasons}};

@@ -176,7 +176,7 @@ TEST_F(TopologyProgramTest, HelpNamesEveryOption) {
   const Ended ended = run({"--help"});
   EXPECT_EQ(ended.code, 0);
   for (const char* option : {"--synthetic", "--xml", "--cpus", "--cgroup-root", "--memory", "--dataset-size",
-                             "--batch-size", "--sample-bytes", "--workers", "--pin", "--json"})
+                             "--batch-size", "--sample-bytes", "--activation-bytes", "--workers", "--pin", "--json"})
     EXPECT_NE(ended.out.find(option), std::string::npos) << option;
 }
 

@@ -10,6 +10,7 @@
 #include <torchfeed/plugin/threading/openmp_team.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
 #include <torchfeed/plugin/threading/plan_setter.h>
+#include <torchfeed/plugin/threading/tensor_memory.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -148,6 +149,19 @@ void PlanSetter::set_primitive_cache() {
   plan_.primitive_cache = onednn_primitive_cache().value_or(0);
   say(stays("primitive_cache", plan_.primitive_cache, wanted,
             before ? "oneDNN kept its number" : "LibTorch's oneDNN cannot be reached from outside"));
+}
+
+void PlanSetter::keep_tensor_memory() {
+  const std::uint64_t wanted = plan_.tensor_memory;
+  const std::uint64_t before = tensor_memory().limit;
+  if (wanted == 0 || wanted == before) return;
+  const std::string problem = threading::keep_tensor_memory(wanted);
+  plan_.tensor_memory = tensor_memory().limit;
+  if (plan_.tensor_memory != wanted) return say("freed tensors' memory is not kept: " + problem);
+  undo_.push_back([before] {
+    if (const std::string why = threading::keep_tensor_memory(before); !why.empty())
+      throw std::runtime_error("tensor_memory to " + std::to_string(before) + ": " + why);
+  });
 }
 
 void PlanSetter::bind_threads() {

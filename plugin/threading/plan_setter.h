@@ -31,6 +31,7 @@ class PlanSetter {
   void set_blas_kernels();
   void shorten_spinning();
   void set_primitive_cache();
+  void keep_tensor_memory();
   /// Binds the process's threads to the plan's trainer_cpus, if it has some.
   void bind_threads();
   /// `mode` by oneDNN's numbers, and its name.

@@ -30,6 +30,9 @@ constexpr std::uint64_t kSmallBytes = 64 * kMiB, kLargeBytes = 1024 * kMiB;
 /// KiB.
 constexpr int kPrimitiveCache = 4096;
 constexpr std::uint64_t kPrimitiveCacheMemory = 2048 * kMiB;
+/// Free memory of which a part may lie idle in freed tensors, and what is kept where nobody tells how much there is.
+constexpr std::uint64_t kTensorMemory = 2048 * kMiB;
+constexpr std::uint64_t kUsualTensorMemory = 1024 * kMiB;
 
 std::string count(int number, const std::string& one) {
   return std::to_string(number) + " " + one + (number == 1 ? "" : "s");
@@ -241,8 +244,26 @@ Division divide(const Budget& budget, int dataloader, const std::optional<Decisi
   return division;
 }
 
+/// Whether OpenMP's threads would mostly get in the way: see kSomeCores. Unless it is known what the operators work on,
+/// LibTorch's own number tells: where that is one, nothing is slower with it than without this plan.
+bool one_thread_is_enough(const Budget& budget) {
+  const PlanInputs& inputs = budget.inputs;
+  const std::uint64_t activation = inputs.workload.activation_bytes;
+  if (inputs.blas != BlasLibrary::kOpenBlas || budget.compute.value < 2 || budget.compute.value >= kSomeCores)
+    return false;
+  return activation == 0 ? inputs.default_intra_op == 1 : activation < kLargeActivation;
+}
+
 Decision decide_intra_op(const Budget& budget, const Division& division, const std::optional<Decision>& asked) {
   if (asked) return *asked;
+  if (one_thread_is_enough(budget)) {
+    const std::string cores = count(budget.compute.value, "core");
+    return {1, budget.inputs.workload.activation_bytes == 0
+                   ? "LibTorch's own number, which suits small tensors on " + cores +
+                         "; large ones gain by a thread for each: say so by Workload::activation_bytes, or calibrate()"
+                   : "waking threads on " + cores + " takes longer than they save with tensors of " +
+                         size_text(budget.inputs.workload.activation_bytes)};
+  }
   Decision result = budget.compute;
   if (division.divided && division.trainer_cores == budget.performance && division.trainer_cores < budget.compute.value)
     result = {division.trainer_cores, "the performance cores alone, as an operator waits for its slowest thread"};
@@ -261,7 +282,8 @@ Decision decide_inter_op(const PlanInputs& inputs) {
           "LibTorch's own number, which is left as it is unless the option inter_op asks"};
 }
 
-Decision decide_blas(const PlanInputs& inputs, int intra_op) {
+Decision decide_blas(const Budget& budget, int intra_op, bool asked) {
+  const PlanInputs& inputs = budget.inputs;
   const ThreadVariables& variables = inputs.variables;
   const std::string name = blas_library_name(inputs.blas);
   switch (inputs.blas) {
@@ -270,6 +292,9 @@ Decision decide_blas(const PlanInputs& inputs, int intra_op) {
     case BlasLibrary::kOpenBlas:
       if (variables.openblas_num_threads)
         return {*variables.openblas_num_threads, "the environment's OPENBLAS_NUM_THREADS"};
+      if (!asked && one_thread_is_enough(budget))
+        return {budget.compute.value,
+                name + "'s own threads, one for each core, which it uses for products that are worth it"};
       break;
     case BlasLibrary::kMkl:
       if (variables.mkl_num_threads) return {*variables.mkl_num_threads, "the environment's MKL_NUM_THREADS"};
@@ -278,6 +303,11 @@ Decision decide_blas(const PlanInputs& inputs, int intra_op) {
       return {intra_op, name + " follows intra_op"};
   }
   return {intra_op, name + "'s own threads, as many as intra_op"};
+}
+
+Decision decide_training(const Budget& budget, const Division& division, int intra_op, bool asked) {
+  if (!asked && one_thread_is_enough(budget)) return {budget.compute.value, "those that products of matrices take"};
+  return {intra_op, division.divided ? "intra_op, on cores apart from the loader's" : "as many as intra_op"};
 }
 
 Decision decide_limit(const Budget& budget, int dataloader) {
@@ -382,6 +412,21 @@ Decision decide_primitive_cache(const PlanInputs& inputs) {
   return {kPrimitiveCache, "oneDNN keeps the primitives of batches of more shapes than by itself"};
 }
 
+void decide_tensor_memory(const PlanInputs& inputs, ThreadPlan& plan) {
+  const auto none = [&plan](const std::string& why) { plan.reasons.push_back("tensor_memory = 0: " + why); };
+  if (!inputs.tensor_memory) return none("the option tensor_memory says so");
+  if (!inputs.variables.malloc_setting.empty())
+    return none("malloc decides, as the environment's " + inputs.variables.malloc_setting + " tells");
+  if (inputs.memory && inputs.memory->bytes < kTensorMemory)
+    return none("freed tensors' memory goes back at once, as memory is short");
+  plan.tensor_memory = inputs.memory ? inputs.memory->bytes / 4 : kUsualTensorMemory;
+  plan.reasons.push_back(
+      "tensor_memory = " + std::to_string(plan.tensor_memory) +
+      ": bytes of freed tensors that may be kept for the next ones, " +
+      (inputs.memory ? "a quarter of what " + inputs.memory->source + " leaves" : size_text(kUsualTensorMemory)) +
+      ", as new memory comes page by page");
+}
+
 void choose_kernels(const PlanInputs& inputs, ThreadPlan& plan) {
   const std::string better = better_blas_kernels(inputs.blas_kernels, inputs.features);
   if (better.empty()) return;
@@ -427,10 +472,9 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
                          ": inside the affinity mask, from " + topology.origin);
   decide("intra_op", plan.intra_op, intra_op);
   decide("inter_op", plan.inter_op, decide_inter_op(inputs));
-  decide("blas", plan.blas, decide_blas(inputs, intra_op.value));
+  decide("blas", plan.blas, decide_blas(budget, intra_op.value, asked.has_value()));
   choose_kernels(inputs, plan);
-  decide("training", plan.training,
-         {intra_op.value, division.divided ? "intra_op, on cores apart from the loader's" : "as many as intra_op"});
+  decide("training", plan.training, decide_training(budget, division, intra_op.value, asked.has_value()));
   decide("dataloader", plan.dataloader, dataloader);
   decide("dataloader_limit", plan.dataloader_limit, decide_limit(budget, dataloader.value));
   decide("preprocessing", plan.preprocessing, decide_preprocessing(budget));
@@ -440,6 +484,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
                            : division.divided   ? "left to the system by trainer and workers"
                                                 : "left to the system by workers and preprocessing"});
   decide("primitive_cache", plan.primitive_cache, decide_primitive_cache(inputs));
+  decide_tensor_memory(inputs, plan);
   place(budget, division, plan);
   plan.reasons.insert(plan.reasons.end(), inputs.variables.notes.begin(), inputs.variables.notes.end());
   if (inputs.intra_op == 0 && intra_op.value > budget.cores.value)

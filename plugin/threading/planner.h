@@ -14,6 +14,13 @@ namespace torchfeed::threading {
 /// With fewer cores than these, none is set apart: not for the system, and not for the loader's workers.
 inline constexpr int kEnoughCores = 8;
 
+/// With fewer cores than these, waking OpenMP's threads costs more than they gain in operators on small tensors: half
+/// of a region's time at most is to be had with two, and waking the other thread, which has to share its core with
+/// OpenBLAS's, took 12 to 16 us where it was measured, as long as an operator takes for 256 KiB.
+inline constexpr int kSomeCores = 4;
+/// Activations from which on it gains: in between (1 MiB) it makes no difference.
+inline constexpr std::uint64_t kLargeActivation = std::uint64_t{4} << 20;
+
 /// Memory that a worker is taken to need where the workload does not say, in bytes.
 inline constexpr std::uint64_t kDefaultWorkerBytes = std::uint64_t{128} << 20;
 
@@ -34,7 +41,11 @@ struct PlanInputs {
   int inter_op = 0;
   /// Threads that LibTorch's inter-op pool has or would have by itself; 0: unknown, taken as one for each core.
   int default_inter_op = 0;
+  /// Threads that LibTorch has inside an operator, or would have by itself; 0: unknown.
+  int default_intra_op = 0;
   int primitive_cache = 0;
+  /// Whether memory of freed tensors may be kept.
+  bool tensor_memory = true;
   /// Whether threads may be bound to CPUs.
   bool pin = false;
 };
@@ -46,14 +57,18 @@ struct PlanInputs {
 ///   intra_op       the option, else MKL_NUM_THREADS, else OMP_NUM_THREADS (LibTorch's own order), else the cores, of a
 ///                  hybrid machine the performance cores alone where those do more together than all cores, each
 ///                  with a part as large as the slowest's; OMP_THREAD_LIMIT caps them all. Where the loader has cores
-///                  of its own, what those and the reserved one leave.
+///                  of its own, what those and the reserved one leave. One where there are less than kSomeCores,
+///                  OpenBLAS has threads of its own, and the workload's activations are less than kLargeActivation,
+///                  or are not known and LibTorch would take one by itself.
 ///   inter_op       the option, else LibTorch's own number, as it can be set once and not be put back
-///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op; 0 without such a library
+///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op, or the cores where that is
+///                  one for few cores; 0 without such a library
 ///   dataloader     what the workload asks for, else 0 with one core; else what trainer and system leave (one core at
 ///                  least is the trainer's; of a hybrid machine the efficiency cores), at most as many as the data are
 ///                  worth: 0 to 2 for small data, 4 where nothing is known, up to 16 for large data. Never more than
 ///                  fit into half of the free memory.
 ///   blas_kernels   those of better_blas_kernels(), but where OPENBLAS_CORETYPE tells
+///   tensor_memory  a quarter of the free memory; 0 where that is short or the user has set up malloc
 ///   preprocessing  the cores but the reserved one, as many as fit into half of the free memory
 ///   inference      the option or variable as for intra_op, else the compute cores of the largest NUMA node
 ///

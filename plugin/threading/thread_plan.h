@@ -14,6 +14,9 @@ struct Workload {
   std::uint64_t sample_bytes = 0;
   /// Memory that a worker takes for itself, beside the batches that it makes, in bytes. 0: unknown, taken as 128 MiB.
   std::uint64_t worker_bytes = 0;
+  /// Bytes of the tensors that most operators of the model write: an activation, batch x channels x height x width x 4.
+  /// 0: unknown. It decides whether a few cores are worth threads inside operators.
+  std::uint64_t activation_bytes = 0;
   /// Loader workers that run beside training, at most 1024; 0: none. Above 0 they get cores that the trainer leaves
   /// alone, where there are enough. -1: unknown, the trainer keeps every core.
   int dataloader = -1;
@@ -37,7 +40,8 @@ struct ThreadPlan {
   /// workers rather wait (for disks, networks) than compute.
   int dataloader = 0;
   int dataloader_limit = 0;
-  /// Cores that training computes on: intra_op, or the trainer's part where the loader has cores of its own.
+  /// Cores that training computes on: as many as intra_op or BLAS takes, or the trainer's part where the loader has
+  /// cores of its own.
   int training = 1;
   /// Workers for preprocessing before training (parallel_map).
   int preprocessing = 1;
@@ -54,6 +58,8 @@ struct ThreadPlan {
   bool short_spinning = true;
   /// Primitives that oneDNN keeps compiled; 0: as many as it does by itself.
   int primitive_cache = 0;
+  /// Bytes of freed CPU tensors' memory that are kept for the next tensors, at most; 0: none, malloc alone.
+  std::uint64_t tensor_memory = 0;
   /// A sentence for each number; after applying, also what could not be set.
   std::vector<std::string> reasons;
 

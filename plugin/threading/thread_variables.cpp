@@ -35,6 +35,23 @@ bool says_no(std::string_view value) {
   return value.empty();
 }
 
+/// The first variable by which the user decides about malloc, with its value.
+std::string malloc_setting(const std::function<const char*(const char*)>& text) {
+  struct Variable {
+    const char* name;
+    std::string_view part;  // of its value
+  };
+  const Variable variables[] = {
+      {"MALLOC_TRIM_THRESHOLD_", ""}, {"MALLOC_MMAP_THRESHOLD_", ""},      {"MALLOC_MMAP_MAX_", ""},
+      {"MALLOC_TOP_PAD_", ""},        {"GLIBC_TUNABLES", "glibc.malloc."}, {"LD_PRELOAD", "malloc"}};
+  for (const Variable& variable : variables) {
+    const char* value = text(variable.name);
+    if (value != nullptr && *value != '\0' && std::string_view(value).find(variable.part) != std::string_view::npos)
+      return std::string(variable.name) + "=" + value;
+  }
+  return "";
+}
+
 }  // namespace
 
 ThreadVariables read_thread_variables(const std::function<const char*(const char*)>& get) {
@@ -60,6 +77,7 @@ ThreadVariables read_thread_variables(const std::function<const char*(const char
     if (value != nullptr && *value != '\0' && variables.primitive_cache.empty())
       variables.primitive_cache = std::string(name) + "=" + value;
   }
+  variables.malloc_setting = malloc_setting(text);
   return variables;
 }
 

@@ -23,12 +23,16 @@ struct ThreadVariables {
   std::string blas_kernels;
   /// The variable that sizes oneDNN's primitive cache, with its value; empty without one.
   std::string primitive_cache;
+  /// The first variable that sets up glibc's malloc, or preloads another, with its value; empty without one.
+  std::string malloc_setting;
   std::vector<std::string> notes;
 };
 
 /// Reads OMP_NUM_THREADS (of a list for nested regions, the first), MKL_NUM_THREADS, OPENBLAS_NUM_THREADS and
 /// OMP_THREAD_LIMIT, and what binds: OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY, KMP_AFFINITY and KMP_HW_SUBSET;
-/// OPENBLAS_CORETYPE; and ONEDNN_PRIMITIVE_CACHE_CAPACITY (DNNL_PRIMITIVE_CACHE_CAPACITY).
+/// OPENBLAS_CORETYPE; ONEDNN_PRIMITIVE_CACHE_CAPACITY (DNNL_PRIMITIVE_CACHE_CAPACITY); and MALLOC_TRIM_THRESHOLD_,
+/// MALLOC_MMAP_THRESHOLD_, MALLOC_MMAP_MAX_, MALLOC_TOP_PAD_, malloc's part of GLIBC_TUNABLES, and a malloc (jemalloc,
+/// tcmalloc, mimalloc) in LD_PRELOAD.
 /// `get` stands in for getenv.
 ThreadVariables read_thread_variables(const std::function<const char*(const char*)>& get = {});
 
