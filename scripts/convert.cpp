@@ -117,7 +117,7 @@ std::size_t most_at_once() {
 }
 
 /// One worker a file, the first files first. Not by parallel_map, with which comes LibTorch: to load that takes as long
-/// as to convert 100 MB.
+/// as to convert 200 MB.
 std::vector<Outcome> convert_side_by_side(const std::vector<Input>& inputs, int workers, const Options& options,
                                           Progress& progress) {
   std::vector<Outcome> outcomes(inputs.size());
