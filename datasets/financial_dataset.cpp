@@ -261,11 +261,16 @@ torch::data::Example<> FinancialDataset::get_batch(c10::ArrayRef<std::size_t> in
   const auto window = static_cast<std::size_t>(sequence_length() * features());
   float* data_out = data.data_ptr<float>();
   float* target_out = target.data_ptr<float>();
+  const FittedRows& fitted = *view.fitted;
+  SamplePlace next = indices.empty() ? SamplePlace{} : view.samples[indices[0]];
   for (std::size_t i = 0; i < indices.size(); ++i) {
-    const SamplePlace place = view.samples[indices[i]];
-    if (i + 1 < indices.size()) view.fitted->prefetch_window(view.samples[indices[i + 1]]);
-    view.fitted->copy_window(place, data_out + i * window);
-    target_out[i] = view.fitted->target(place);
+    const SamplePlace place = next;
+    if (i + 1 < indices.size()) {
+      next = view.samples[indices[i + 1]];
+      fitted.prefetch(next);
+    }
+    fitted.copy_window(place, data_out + i * window);
+    target_out[i] = fitted.target(place);
   }
   return {std::move(data), std::move(target)};
 }

@@ -5,6 +5,7 @@
 #include <torchfeed/plugin/threading/machine.h>
 
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -106,8 +107,17 @@ Outcome convert(const Input& input, int threads, const Options& options, Progres
   return outcome;
 }
 
+/// Files that may be converted at once without running out of descriptors.
+std::size_t most_at_once() {
+  constexpr rlim_t kOthers = 16;
+  constexpr rlim_t kOfEach = 8;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
+  return limit.rlim_cur < kOthers + kOfEach ? 1 : static_cast<std::size_t>((limit.rlim_cur - kOthers) / kOfEach);
+}
+
 /// One worker a file, the first files first. Not by parallel_map, with which comes LibTorch: to load that takes as long
-/// as to convert 100 MB.
+/// as to convert 200 MB.
 std::vector<Outcome> convert_side_by_side(const std::vector<Input>& inputs, int workers, const Options& options,
                                           Progress& progress) {
   std::vector<Outcome> outcomes(inputs.size());
@@ -117,9 +127,10 @@ std::vector<Outcome> convert_side_by_side(const std::vector<Input>& inputs, int 
       outcomes[i] = convert(inputs[i], 1, options, progress);
     }
   };
+  const std::size_t most = std::min({inputs.size(), static_cast<std::size_t>(workers), most_at_once()});
   std::vector<std::jthread> threads;
   try {
-    while (threads.size() + 1 < std::min(inputs.size(), static_cast<std::size_t>(workers))) threads.emplace_back(work);
+    while (threads.size() + 1 < most) threads.emplace_back(work);
   } catch (const std::system_error&) {
     // As many as the system grants: this one works anyway.
   }

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/command_line.h"
 #include "common/files.h"
 #include "common/program.h"
 
@@ -167,13 +168,7 @@ int run(int argc, char** argv) {
   Options options;
   CLI::App app("Makes a TorchScript model to be trained by finetune: [B, L, N] float32 -> [B] float32.");
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    throw program::InputError(error.what());
-  }
+  if (!program::parse(app, argc, argv)) return 0;
   torch::manual_seed(static_cast<uint64_t>(options.seed));
   auto model = make_model(options);
   model.eval();

@@ -17,6 +17,7 @@
 #include <system_error>
 #include <vector>
 
+#include "common/command_line.h"
 #include "common/program.h"
 
 namespace torchfeed {
@@ -237,13 +238,7 @@ int run(int argc, char** argv) {
       "Prints this machine, or one that is described, and how torchfeed plans to use its cores, with a reason for each "
       "number.\nThe user's OMP_, MKL_ and KMP_ variables count.");
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    throw InputError(error.what());
-  }
+  if (!program::parse(app, argc, argv)) return 0;
   const PlanInputs inputs = read_inputs(options);
   const ThreadPlan plan = threading::plan_threads(inputs);
   if (options.json) {

@@ -199,6 +199,55 @@ TEST_F(ConvertProgramTest, TellsOfAFullDiskAndLeavesWhatIsThere) {
   EXPECT_EQ(read_text(dir_.file("out/A/rows.npy")), before);
 }
 
+TEST_F(ConvertProgramTest, ConvertsManyFilesByManyWorkersWithFewDescriptors) {
+  std::vector<std::string> arguments;
+  for (int i = 0; i < 100; ++i) arguments.push_back(bars(std::to_string(i) + ".csv"));
+  arguments.insert(arguments.end(), {dir_.file("out"), "--workers", "64", "--quiet"});
+  const auto ended = run(arguments, {.most_descriptors = 32});
+  EXPECT_EQ(ended.code, 0) << ended.err;
+  EXPECT_EQ(files_in_out().size(), 100u);
+}
+
+TEST_F(ConvertProgramTest, RefusesAPlaceThatAnotherConversionWrites) {
+  const Fifo pipe(dir_.file("pipe"));
+  pipe.write("date,close\n2021-01-02,1\n2021-01-03,2\n");
+  ProgramRun first(command({dir_.file("pipe"), dir_.file("out"), "--instrument", "A"}), dir_.file("first"));
+  ASSERT_TRUE(appears(dir_.file("out/.A.torchfeed-tmp")));
+  const auto second = run({bars("A.csv"), bars("B.csv"), dir_.file("out"), "--quiet"});
+  EXPECT_EQ(second.code, 2);
+  EXPECT_EQ(second.err, "convert: " + dir_.file("out/A") +
+                            ": another conversion is writing it\nconvert: 1 of 2 files could not be converted\n");
+  EXPECT_EQ(files_in_out(), (std::vector<std::string>{".A.torchfeed-lock", ".A.torchfeed-tmp", "B"}));
+}
+
+TEST_F(ConvertProgramTest, InterruptedItLeavesWhatIsThereAndTheNextRunMakesItWhole) {
+  ASSERT_EQ(run({bars("A.csv"), dir_.file("out")}).code, 0);
+  const std::string before = read_text(dir_.file("out/A/rows.npy"));
+  {
+    const Fifo pipe(dir_.file("pipe"));
+    pipe.write("date,close\n2021-01-02,1\n");
+    ProgramRun program(command({dir_.file("pipe"), dir_.file("out"), "--instrument", "A"}), dir_.file("stopped"));
+    ASSERT_TRUE(appears(dir_.file("out/.A.torchfeed-tmp")));
+    program.signal_group(SIGINT);
+    EXPECT_EQ(program.wait(), -SIGINT);
+  }
+  EXPECT_EQ(read_text(dir_.file("out/A/rows.npy")), before);
+  dir_.write("A.csv", read_text(kPrices));
+  EXPECT_EQ(run({dir_.file("A.csv"), dir_.file("out"), "--quiet"}).code, 0);
+  ASSERT_EQ(run({kPrices, dir_.file("out"), "--quiet"}).code, 0);
+  EXPECT_EQ(files_in_out(), (std::vector<std::string>{"A", "sp500"}));
+  EXPECT_EQ(read_text(dir_.file("out/A/rows.npy")), read_text(dir_.file("out/sp500/rows.npy")));
+}
+
+TEST_F(ConvertProgramTest, StartsWithoutLibTorch) {
+  // The loader of libraries lists what it would load.
+  ProgramRun program({"env", "LD_TRACE_LOADED_OBJECTS=1", command({})[0]}, dir_.file("libraries"));
+  ASSERT_EQ(program.wait(), 0);
+  const std::string libraries = program.out();
+  EXPECT_NE(libraries.find("libc10"), std::string::npos) << libraries;
+  EXPECT_EQ(libraries.find("libtorch"), std::string::npos) << libraries;
+}
+
 TEST_F(ConvertProgramTest, KilledItLeavesWhatIsThereAndTheNextRunCleansUp) {
   ASSERT_EQ(run({bars("A.csv"), dir_.file("out")}).code, 0);
   const std::string before = read_text(dir_.file("out/A/rows.npy"));

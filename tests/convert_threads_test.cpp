@@ -97,6 +97,33 @@ TEST(ConvertThreadsTest, MakesTheSameWithSeveralThreadsAndSmallBlocks) {
   }
 }
 
+TEST(ConvertThreadsTest, AppendsTheSameWithSeveralThreadsAndSmallBlocks) {
+  const TempDir dir;
+  const std::vector<std::string> features = {"rsi_14", "macd_12_26_9", "bollinger_20_2", "obv", "stochastic_14_3_3"};
+  const std::string text = without_some_values(read_text(kPrices));
+  const auto path = dir.write("x.csv", text);
+  ConvertOptions options{.features = features, .csv = {.missing = MissingValues::kForwardFill}};
+  convert_csv(path, dir.file("whole"), options);
+  const auto end_of_line = [&](std::size_t at) { return text.find('\n', at) + 1; };
+  for (const int threads : {2, 3, 8}) {
+    fs::remove_all(dir.file("parts"));
+    options.append = true;
+    options.csv.threads = threads;
+    options.csv.block_bytes = 2000;
+    std::int64_t new_rows = 0;
+    for (const std::size_t end : {end_of_line(text.size() / 3), end_of_line(text.size() / 2), text.size()}) {
+      dir.write("x.csv", text.substr(0, end));
+      const auto result = convert_csv(path, dir.file("parts"), options);
+      new_rows += result.new_rows;
+      EXPECT_EQ(new_rows, result.rows);
+    }
+    for (const auto& file : kFiles) {
+      EXPECT_EQ(read_text(dir.file("whole/x/" + file)), read_text(dir.file("parts/x/" + file)))
+          << file << ", " << threads << " threads";
+    }
+  }
+}
+
 // Rows are laid out and written while lines behind them are parsed: whichever thread comes to its fault first, the
 // earliest in the file is told.
 TEST(ConvertThreadsTest, TellsTheSameFaultWhateverTheThreads) {

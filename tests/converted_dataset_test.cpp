@@ -88,9 +88,12 @@ TEST_F(ConvertedDatasetTest, GivesTheSameBitsMappedAsInMemoryWhateverTheColumns)
   for (int c = 4; c < 24; ++c) columns.push_back("c" + std::to_string(c));
   const RowTable table = random_rows(200, columns);
   const auto path = write_converted(dir_, "one", table);
-  // All of them, runs of 1 to 20 columns side by side, and columns here and there.
+  // All of them, runs of 1 to 20 columns side by side, as many backwards, and columns here and there.
   std::vector<std::vector<std::string>> choices = {columns, {"feature", "close"}, {"c20", "c5", "c6", "log_range"}};
-  for (int count = 1; count <= 20; ++count) choices.emplace_back(columns.begin() + 3, columns.begin() + 3 + count);
+  for (int count = 1; count <= 20; ++count) {
+    choices.emplace_back(columns.begin() + 3, columns.begin() + 3 + count);
+    choices.emplace_back(columns.rbegin(), columns.rbegin() + count);
+  }
   for (const auto& features : choices) {
     FinancialDataset mapped = open(path, features, {.sequence_length = 6, .horizon = 2});
     FinancialDataset copied = open(path, features, {.sequence_length = 6, .horizon = 2}, /*lazy=*/false);
@@ -152,7 +155,8 @@ TEST_F(ConvertedDatasetTest, ReadsHalfAndBfloat16) {
     const auto path =
         write_converted(dir_, brain ? "b" : "h", table, brain ? "bfloat16" : "float16", brain ? "<u2" : "<f2", bytes);
     const auto same = write_converted(dir_, "f", table);
-    for (const auto& features : {kColumns, {"close", "log_range"}, {"log_range"}}) {
+    const std::vector<std::string> three(kColumns.begin() + 1, kColumns.end());
+    for (const auto& features : {kColumns, three, {"close", "log_range"}, {"log_range"}}) {
       for (const bool lazy : {true, false}) {
         FinancialDataset half = open(path, features, {.sequence_length = 6}, lazy);
         FinancialDataset whole = open(same, features, {.sequence_length = 6}, lazy);

@@ -8,7 +8,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -428,6 +430,28 @@ TEST(CsvBlocksTest, DoesOtherWorkInTheThreadsThatParse) {
     EXPECT_LE(workers.size(), static_cast<std::size_t>(threads));
     EXPECT_THROW(works.back().get(), int);
   }
+}
+
+TEST(CsvBlocksTest, DoesOtherWorkBesideTheCaller) {
+  const std::string text = minute_bars(10);
+  auto reader = CsvReader::from_text(text, "f", {.threads = 3});
+  EXPECT_TRUE(reader.next());
+  // Two works that wait for each other are two other threads', as the caller is not in `next` or `wait`.
+  std::array<std::promise<std::thread::id>, 2> here;
+  const std::array there = {here[1].get_future().share(), here[0].get_future().share()};
+  std::vector<std::future<void>> works;
+  for (std::size_t i = 0; i < 2; ++i) {
+    works.push_back(reader.async([&, i] {
+      here[i].set_value(std::this_thread::get_id());
+      there[i].wait_for(std::chrono::minutes(1));
+    }));
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    ASSERT_EQ(there[i].wait_for(std::chrono::minutes(1)), std::future_status::ready);
+    EXPECT_NE(there[i].get(), std::this_thread::get_id());
+  }
+  EXPECT_NE(there[0].get(), there[1].get());
+  for (const auto& work : works) reader.wait(work);
 }
 
 TEST(CsvBlocksTest, StopsItsThreadsInTheMiddle) {

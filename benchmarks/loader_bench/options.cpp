@@ -7,6 +7,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "../../scripts/common/command_line.h"
+
 namespace torchfeed::bench {
 namespace {
 
@@ -141,14 +143,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
   app.add_option("--baseline", options.baseline,
                  "File that --json wrote before: tells what got slower since, beyond the spread of both runs' repeats")
       ->check(CLI::ExistingFile);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
+  if (!program::parse(app, argc, argv)) return std::nullopt;
   check_numbers(options);
   for (const std::string& name : words.workloads) {
     const Workload workload = workload_of(name);

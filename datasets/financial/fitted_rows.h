@@ -43,10 +43,10 @@ class FittedRows {
   /// Writes the window of the `sequence_length` rows before place.row: [L, C].
   void copy_window(const SamplePlace& place, float* out) const;
 
-  /// Has the processor fetch the rows of a window that is to be copied next.
-  void prefetch_window(const SamplePlace& place) const {
+  /// Has the processor fetch the rows of the sample that is to be copied next, its target's too.
+  void prefetch(const SamplePlace& place) const {
     const std::int64_t length = data_.options.sequence_length;
-    if (copies_.empty()) gathers_[place.instrument].prefetch(place.row - length, length);
+    if (copies_.empty()) gathers_[place.instrument].prefetch(place.row - length, length + data_.options.horizon);
   }
 
   /// The scaled target of the rows from place.row on.

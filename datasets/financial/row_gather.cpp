@@ -11,7 +11,7 @@ namespace torchfeed::datasets::financial {
 namespace {
 
 /// Most columns with a loop of their own, which the compiler unrolls into vector instructions.
-constexpr std::size_t kLongestRun = 16;
+constexpr std::size_t kMostUnrolled = 16;
 
 /// So many numbers in a register, for which GCC and Clang have arithmetic on every machine.
 template <std::size_t kWidth>
@@ -29,35 +29,20 @@ struct Register<1> {
   using Type = float;
 };
 
-template <typename T, std::size_t kWidth>
-typename Register<kWidth>::Type load(const char* numbers) {
-  typename Register<kWidth>::Type loaded{};
-  if constexpr (std::is_same_v<T, float>) {
-    std::memcpy(&loaded, numbers, sizeof loaded);
-  } else {
-    std::array<T, kWidth> in;
-    std::memcpy(in.data(), numbers, sizeof in);
-    if constexpr (kWidth == 1) {
-      loaded = static_cast<float>(in[0]);
-    } else {
-      for (std::size_t i = 0; i < kWidth; ++i) loaded[i] = static_cast<float>(in[i]);
-    }
-  }
-  return loaded;
-}
-
 /// Scales the columns from kAt on of rows of C columns, in registers of 4, 2 and 1 number. Three that are left take one
 /// register with the column before, which is scaled again.
-template <typename T, std::size_t C, std::size_t kAt = 0>
+template <typename T, bool kSideBySide, std::size_t C, std::size_t kAt = 0>
 class Columns {
  public:
-  Columns(const float* centre, const float* factor) : rest_(centre, factor) {
+  /// `places` in the rows; of columns side by side, the first is where rows are taken to begin.
+  Columns(const std::size_t* places, const float* centre, const float* factor) : rest_(places, centre, factor) {
+    for (std::size_t i = 0; i < kWidth; ++i) places_[i] = kSideBySide ? kFirst + i : places[kFirst + i];
     std::memcpy(&centre_, centre + kFirst, sizeof centre_);
     std::memcpy(&factor_, factor + kFirst, sizeof factor_);
   }
 
-  void scale(const char* row, float* out) const {
-    const auto values = (load<T, kWidth>(row + kFirst * sizeof(T)) - centre_) * factor_;
+  void scale(const T* row, float* out) const {
+    const Numbers values = (load(row) - centre_) * factor_;
     std::memcpy(out + kFirst, &values, sizeof values);
     rest_.scale(row, out);
   }
@@ -66,30 +51,46 @@ class Columns {
   static constexpr std::size_t kLeft = C - kAt;
   static constexpr std::size_t kFirst = kLeft == 3 && kAt > 0 ? kAt - 1 : kAt;
   static constexpr std::size_t kWidth = C - kFirst >= 4 ? 4 : std::min<std::size_t>(kLeft, 2);
+  using Numbers = typename Register<kWidth>::Type;
 
-  typename Register<kWidth>::Type centre_;
-  typename Register<kWidth>::Type factor_;
-  Columns<T, C, kFirst + kWidth> rest_;
+  Numbers load(const T* row) const {
+    Numbers numbers{};
+    if constexpr (kSideBySide && std::is_same_v<T, float>) {
+      std::memcpy(&numbers, row + kFirst, sizeof numbers);
+    } else if constexpr (kWidth == 1) {
+      numbers = static_cast<float>(row[places_[0]]);
+    } else {
+      for (std::size_t i = 0; i < kWidth; ++i) numbers[i] = static_cast<float>(row[places_[i]]);
+    }
+    return numbers;
+  }
+
+  std::array<std::size_t, kWidth> places_;
+  Numbers centre_;
+  Numbers factor_;
+  Columns<T, kSideBySide, C, kFirst + kWidth> rest_;
 };
 
-template <typename T, std::size_t C>
-class Columns<T, C, C> {
+template <typename T, bool kSideBySide, std::size_t C>
+class Columns<T, kSideBySide, C, C> {
  public:
-  Columns(const float*, const float*) {}
-  void scale(const char*, float*) const {}
+  Columns(const std::size_t*, const float*, const float*) {}
+  void scale(const T*, float*) const {}
 };
 
 std::int64_t bytes_of(RowType type) { return type == RowType::kFloat32 ? 4 : 2; }
 
 }  // namespace
 
-template <typename T, std::size_t C>
-void RowGather::copy_run(const RowGather& gather, const char* rows, std::int64_t length, float* out) {
+template <typename T, bool kSideBySide, std::size_t C>
+void RowGather::copy_few(const RowGather& gather, const char* rows, std::int64_t length, float* out) {
   // A copy, so that the compiler knows that `out` is none of it and keeps it in registers.
-  const Columns<T, C> columns(gather.centre_.data(), gather.factor_.data());
+  const Columns<T, kSideBySide, C> columns(gather.columns_.data(), gather.centre_.data(), gather.factor_.data());
   const std::int64_t row_bytes = gather.row_bytes_;
-  rows += gather.columns_.front() * sizeof(T);
-  for (std::int64_t row = 0; row < length; ++row, rows += row_bytes, out += C) columns.scale(rows, out);
+  if (kSideBySide) rows += gather.columns_.front() * sizeof(T);
+  for (std::int64_t row = 0; row < length; ++row, rows += row_bytes, out += C) {
+    columns.scale(reinterpret_cast<const T*>(rows), out);
+  }
 }
 
 template <typename T>
@@ -117,15 +118,21 @@ void RowGather::copy_scattered(const RowGather& gather, const char* rows, std::i
   }
 }
 
-template <typename T>
-RowGather::Kernel RowGather::choose(bool side_by_side, std::size_t columns) {
-  if (!side_by_side) return &copy_scattered<T>;
-  if (columns > kLongestRun) return &copy_long_run<T>;
+template <typename T, bool kSideBySide>
+RowGather::Kernel RowGather::choose(std::size_t columns) {
+  if (columns > kMostUnrolled) return kSideBySide ? &copy_long_run<T> : &copy_scattered<T>;
   return [&]<std::size_t... I>(std::index_sequence<I...>) {
-    constexpr std::array<Kernel, kLongestRun> kKernels = {&copy_run<T, I + 1>...};
+    constexpr std::array<Kernel, kMostUnrolled> kKernels = {&copy_few<T, kSideBySide, I + 1>...};
     return kKernels[columns - 1];
   }
-  (std::make_index_sequence<kLongestRun>());
+  (std::make_index_sequence<kMostUnrolled>());
+}
+
+template <typename T>
+RowGather::Kernel RowGather::choose() const {
+  bool side_by_side = true;
+  for (std::size_t c = 1; c < columns_.size(); ++c) side_by_side = side_by_side && columns_[c] == columns_[c - 1] + 1;
+  return side_by_side ? choose<T, true>(columns_.size()) : choose<T, false>(columns_.size());
 }
 
 RowGather::RowGather(const Instrument& instrument, std::vector<std::size_t> columns, const std::vector<Scale>& scales)
@@ -137,17 +144,15 @@ RowGather::RowGather(const Instrument& instrument, std::vector<std::size_t> colu
     centre_.push_back(applied.centre);
     factor_.push_back(applied.factor);
   }
-  bool side_by_side = true;
-  for (std::size_t c = 1; c < columns_.size(); ++c) side_by_side = side_by_side && columns_[c] == columns_[c - 1] + 1;
   switch (instrument.type) {
     case RowType::kFloat16:
-      kernel_ = choose<c10::Half>(side_by_side, columns_.size());
+      kernel_ = choose<c10::Half>();
       break;
     case RowType::kBFloat16:
-      kernel_ = choose<c10::BFloat16>(side_by_side, columns_.size());
+      kernel_ = choose<c10::BFloat16>();
       break;
     default:
-      kernel_ = choose<float>(side_by_side, columns_.size());
+      kernel_ = choose<float>();
   }
 }
 

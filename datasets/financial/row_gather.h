@@ -29,9 +29,11 @@ class RowGather {
   using Kernel = void (*)(const RowGather& gather, const char* rows, std::int64_t length, float* out);
 
   template <typename T>
-  static Kernel choose(bool side_by_side, std::size_t columns);
-  template <typename T, std::size_t C>
-  static void copy_run(const RowGather& gather, const char* rows, std::int64_t length, float* out);
+  Kernel choose() const;
+  template <typename T, bool kSideBySide>
+  static Kernel choose(std::size_t columns);
+  template <typename T, bool kSideBySide, std::size_t C>
+  static void copy_few(const RowGather& gather, const char* rows, std::int64_t length, float* out);
   template <typename T>
   static void copy_long_run(const RowGather& gather, const char* rows, std::int64_t length, float* out);
   template <typename T>

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "../common/command_line.h"
 #include "../common/program.h"
 
 namespace torchfeed::backtest {
@@ -55,14 +56,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
       kTimingNote + ".");
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw program::InputError(error.what());
-  }
+  if (!program::parse(app, argc, argv)) return std::nullopt;
   // CLI::Range lets NaN through.
   if (!(options.costs_bps >= 0 && options.costs_bps <= kMostCosts)) {
     std::ostringstream message;

@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "../common/command_line.h"
 #include "../common/program.h"
 
 namespace torchfeed::convert {
@@ -129,14 +130,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   add_options(app, options, written);
   app.footer("Features: " + datasets::feature_names() + ".");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw program::InputError(error.what());
-  }
+  if (!program::parse(app, argc, argv)) return std::nullopt;
   return resolve(std::move(options), std::move(written), app.count("--features") > 0);
 }
 

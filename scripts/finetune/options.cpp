@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "../common/command_line.h"
 #include "../common/program.h"
 
 namespace torchfeed::finetune {
@@ -155,14 +156,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
   add_data_options(app, options);
   add_training_options(app, options);
   add_run_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw program::InputError(error.what());
-  }
+  if (!program::parse(app, argc, argv)) return std::nullopt;
   check_numbers(options);
   return options;
 }

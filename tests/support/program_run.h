@@ -25,6 +25,8 @@ inline std::string read_text(const std::string& path) {
 struct ProgramOptions {
   /// Largest file that the program may write, in bytes (RLIMIT_FSIZE, its signal ignored); 0: any.
   rlim_t largest_file = 0;
+  /// Descriptors that it may have (RLIMIT_NOFILE); 0: any.
+  rlim_t most_descriptors = 0;
 };
 
 /// A program that runs beside the test, in a process group of its own, its output in files. Killed at the end of the
@@ -85,6 +87,10 @@ class ProgramRun {
       ::signal(SIGXFSZ, SIG_IGN);
       const rlimit limit{options.largest_file, options.largest_file};
       if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(127);
+    }
+    if (options.most_descriptors > 0) {
+      const rlimit limit{options.most_descriptors, options.most_descriptors};
+      if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::_exit(127);
     }
     redirect(prefix_ + ".out", STDOUT_FILENO);
     redirect(prefix_ + ".err", STDERR_FILENO);
