@@ -339,7 +339,8 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
 /// that are all at work at once were half as fast, on the same tensors' reference counts.
 std::optional<std::uint32_t> Engine::late_result() const noexcept {
   const bool deep = max_jobs_ > options_.jobs_for(workers_);
-  if (!deep || options_.worker_mode == WorkerMode::kThread || ring_.header().spins.load(std::memory_order_relaxed) > 0) {
+  if (!deep || options_.worker_mode == WorkerMode::kThread ||
+      ring_.header().spins.load(std::memory_order_relaxed) > 0) {
     return std::nullopt;
   }
   for (std::size_t i = in_flight_.size() / 2; i < in_flight_.size(); ++i) {
