@@ -38,13 +38,6 @@ constexpr std::size_t kMostAhead = 8;
 constexpr std::size_t kMostSmallJobs = 32;
 constexpr std::int64_t kUsualShare = 16;
 
-/// Requests that so many workers may be asked for, where batches are that small. With the option max_jobs there are
-/// never more than that.
-std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) {
-  const std::size_t jobs = options.jobs_for(workers);
-  return options.prefetch_factor > 0 ? std::max(jobs, std::min(kMostAhead * workers, kMostSmallJobs)) : jobs;
-}
-
 /// Slots for batches that the training loop keeps, beside max_jobs for requests under way. Memory is committed only to
 /// those that are used.
 std::uint32_t most_leases(const FullDataLoaderOptions& options) {
@@ -52,6 +45,11 @@ std::uint32_t most_leases(const FullDataLoaderOptions& options) {
 }
 
 }  // namespace
+
+std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) noexcept {
+  const std::size_t jobs = options.jobs_for(workers);
+  return options.prefetch_factor > 0 ? std::max(jobs, std::min(kMostAhead * workers, kMostSmallJobs)) : jobs;
+}
 
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
   // Threads need the slots' words, not their memory.

@@ -160,7 +160,7 @@ class Workforce {
   /// What so many workers, or the loop, use by turns: batches under way, the loop's, and the one that it asks for.
   void keep_memory(std::size_t workers) {
     const bool slots = workers > 0 && options_.worker_mode == WorkerMode::kProcess;
-    pool_->keep(slots ? 0 : 2 + options_.jobs_for(workers));
+    pool_->keep(slots ? 0 : 2 + most_jobs(options_, workers));
   }
 
   TunerLimits limits() {
