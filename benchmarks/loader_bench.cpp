@@ -156,7 +156,8 @@ int run(const Options& options) {
   const int cores = report["machine"]["physical_cores"];
   std::printf(
       "LibTorch %s, %d cores, %d intra-op threads; batches of %zu, prefetch_factor %zu (torch_data: max_jobs "
-      "%zu a worker), %d repeats of %g s (auto, which finds its pace meanwhile, %g s and %zu batches or more), medians; "
+      "%zu a worker), %d repeats of %g s (auto, which finds its pace meanwhile, %g s and %zu batches or more), "
+      "medians; "
       "*: the fastest, or the first listed within 2 %% of it\n",
       TORCH_VERSION, cores, at::get_num_threads(), options.batch_size, options.prefetch_factor, options.prefetch_factor,
       options.repeats, options.seconds, std::max(options.seconds, options.auto_seconds), kLeastAutoBatches);

@@ -27,8 +27,8 @@ namespace torchfeed {
 struct CompareOptions {
   /// How often each setting is run, at least 1. Default: 3.
   int repeats = 3;
-  /// How long a run is timed, above 0 ms; at least four batches. One of kAuto, which finds its pace while it runs, three
-  /// times as long. A run takes some short epochs and the dataset's making more. Default: 1 s.
+  /// How long a run is timed, above 0 ms; at least four batches. One of kAuto, which finds its pace while it runs,
+  /// three times as long. A run takes some short epochs and the dataset's making more. Default: 1 s.
   std::chrono::milliseconds time{1000};
   /// Whether the table goes to stdout, and on the way there how far it is to stderr. Default: true.
   bool print = true;

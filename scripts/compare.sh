@@ -81,12 +81,15 @@ if pandas_python=$(./scripts/find_python.sh pandas); then
   PATH=$(dirname "$pandas_python"):$PATH
 fi
 
-# How long and how often: fast loaders, slow ones (kAuto takes some batches to find its pace), and so on.
+# How long and how often: fast loaders, slow ones, and so on. kAuto's runs are long enough that the first 5 % of them,
+# or 50 batches, are what it finds its pace in; what whole runs gave is in the figures as well.
 if $quick; then
-  fast=(--seconds 0.15 --repeats 1) slow=(--seconds 0.4 --repeats 1) python=(--seconds 0.1 --repeats 1)
+  fast=(--seconds 0.15 --auto-seconds 1 --repeats 1) slow=(--seconds 0.4 --auto-seconds 1 --repeats 1)
+  python=(--seconds 0.1 --repeats 1)
   micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
-  fast=(--seconds 0.5 --repeats 3) slow=(--seconds 0.6 --repeats 3) python=(--seconds 0.3 --repeats 3)
+  fast=(--seconds 0.5 --auto-seconds 3 --repeats 3) slow=(--seconds 0.6 --auto-seconds 3 --repeats 3)
+  python=(--seconds 0.3 --repeats 3)
   micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
   csv=(--megabytes 200 --repeats 3)
 fi

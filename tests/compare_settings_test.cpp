@@ -197,6 +197,26 @@ TEST(CompareSettingsTest, CpuTimeIsToldOfThoseWhoUseIt) {
   }
 }
 
+TEST(CompareSettingsTest, CpuTimeOfThreadsThatHaveEndedIsNotTheTrainers) {
+  const auto rows = compare_settings([] { return index_dataset(10'000); }, {options_of({1, WorkerMode::kThread}, 4)},
+                                     [](const torch::Tensor& /*batch*/) { std::thread([] { compute(2e-3); }).join(); },
+                                     {.repeats = 1, .time = std::chrono::milliseconds(200), .print = false});
+  const double used = 2e-3 * static_cast<double>(rows[0].batches);
+  EXPECT_GE(rows[0].worker_cpu_seconds, 0.99 * used);
+  EXPECT_LT(rows[0].trainer_cpu_seconds, 0.5 * used);
+}
+
+TEST(CompareSettingsTest, KAutoHasTimeToFindItsPace) {
+  const auto rows = compare_settings([] { return index_dataset(10'000); },
+                                     {options_of({0}, 4), options_of({0}, 4).num_workers(kAuto)},
+                                     [](const torch::Tensor& /*batch*/) { compute(2e-3); },
+                                     {.repeats = 1, .time = std::chrono::milliseconds(100), .print = false});
+  for (const std::size_t i : {0, 1}) {
+    EXPECT_GE(static_cast<double>(rows[i].batches) * 4 / rows[i].whole_samples_per_second, i == 0 ? 0.1 : 0.3);
+    EXPECT_LE(rows[i].whole_samples_per_second, 4 / 2e-3);
+  }
+}
+
 TEST(CompareSettingsTest, FiguresFitEachOther) {
   const auto rows = compare_settings([] { return index_dataset(10'000); }, all_kinds(),
                                      [](const torch::Tensor& /*batch*/) { compute(1e-3); },

@@ -237,6 +237,46 @@ TEST(DataLoader, DoesNotLetWorkersIdleBehindASlowBatchWhileASlotIsFree) {
   }
 }
 
+/// Counts what is asked for.
+class CountingSampler final : public Sequential {
+ public:
+  CountingSampler(std::size_t size, std::size_t* asked) : Sequential(size), asked_(asked) {}
+  torch::optional<std::vector<std::size_t>> next(std::size_t batch_size) override {
+    ++*asked_;
+    return Sequential::next(batch_size);
+  }
+
+ private:
+  std::size_t* asked_;
+};
+
+/// The most batches that were asked for at a time before the loop had them, with two workers.
+std::size_t most_ahead(std::chrono::microseconds time, const DataLoaderOptions& options) {
+  std::size_t asked = 0;
+  std::size_t had = 0;
+  std::size_t most = 0;
+  const auto make = [time](const std::vector<std::size_t>& indices) {
+    std::this_thread::sleep_for(time);
+    return indices_tensor(indices);
+  };
+  auto loader = make_data_loader(TensorDataset(300, make), CountingSampler(300, &asked), options);
+  for ([[maybe_unused]] auto& batch : *loader) {
+    most = std::max(most, asked - ++had);
+  }
+  return most;
+}
+
+TEST(DataLoader, AsksForBatchesFurtherAheadWhereTheyTakeNoTimeToMake) {
+  for (const WorkerMode mode : {WorkerMode::kProcess, WorkerMode::kThread}) {
+    const auto options = options_of({2, mode}, 1).in_order(false);
+    constexpr std::chrono::microseconds kNone{0};
+    EXPECT_GT(most_ahead(kNone, options), 6U);
+    EXPECT_LE(most_ahead(kNone, options), 17U) << "8 a worker, and the one that the loader holds ready";
+    EXPECT_LE(most_ahead(std::chrono::milliseconds(1), options), 5U);
+    EXPECT_LE(most_ahead(kNone, DataLoaderOptions(options).max_jobs(4)), 5U) << "the user has the last word";
+  }
+}
+
 TEST(DataLoader, TellsAWorkerWhoItIs) {
   const auto make = [](const std::vector<std::size_t>&) {
     const auto info = worker_info();

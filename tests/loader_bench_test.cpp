@@ -74,6 +74,30 @@ TEST_F(LoaderBench, WritesARowForEachSettingAndTheLimits) {
                                            "torch_data thread 1", "limit inline 0", "limit inline 1"));
 }
 
+TEST_F(LoaderBench, RunsAutoUntilItsFirstBatchesAreAThirdAtMostAndTellsTheWholeRunToo) {
+  const std::vector<std::string> command{std::string(TORCHFEED_PROGRAM_DIR) + "/loader_bench",
+                                         "--workloads=wait",
+                                         "--batch-size=1",
+                                         "--workers=0,2,auto",
+                                         "--seconds=0.02",
+                                         "--auto-seconds=0.1",
+                                         "--repeats=1",
+                                         "--json",
+                                         dir_.file("auto.json")};
+  const Ended ended = run_to_end(command, dir_);
+  ASSERT_EQ(ended.code, 0) << ended.err;
+  EXPECT_THAT(ended.out, HasSubstr("with the first batches, its trials and its start: "));
+  const json report = json::parse(read_text(dir_.file("auto.json")));
+  EXPECT_EQ(report["settings"]["auto_seconds"], 0.1);
+  const json& rows = report["rows"];
+  EXPECT_LT(rows[0]["batches"], 50);
+  EXPECT_GE(rows[2]["batches"], 151);
+  EXPECT_GT(rows[2]["whole_samples_per_second"], 0);
+  EXPECT_EQ(rows[4]["how"], "measured: the same waiting alone in one thread, times 2");
+  EXPECT_DOUBLE_EQ(rows[4]["samples_per_second"], 2 * rows[3]["samples_per_second"].get<double>());
+  EXPECT_LT(rows[3]["samples_per_second"], 500) << "2 ms a sample, and what the system adds";
+}
+
 TEST_F(LoaderBench, TellsByItsExitCodeWhatIsSlowerThanTheBaseline) {
   const json report = measure();
   const auto beside = [&](double times) { return run({"--baseline", baseline(report, times)}); };

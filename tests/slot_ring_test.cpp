@@ -295,6 +295,24 @@ TEST(SlotRing, CommitsLittleMoreThanABatchNeeds) {
   EXPECT_LE(ring.charged_bytes(), 102U << 20);
 }
 
+TEST(SlotRing, HasWorkersMakeRoomForATrainerThatTheyHaveWokenIfItAskedForThat) {
+  const auto now = static_cast<std::uint32_t>(Due::kNow);
+  const auto when_woken = static_cast<std::uint32_t>(Due::kWhenWoken);
+  Ring ring(2);
+  const auto first = ring.post_next(0);
+  const auto second = ring.post_next(1);
+  ring.wait_for_work(0);
+  ring.wait_for_work(1);
+  ring.header().trainer_due = when_woken;
+  ring.header().awaited = 2;  // as it sleeps until the second has a result
+  ring.finish(first, SlotState::kDone);
+  EXPECT_EQ(ring.header().trainer_due, when_woken);
+  ring.finish(second, SlotState::kDone);
+  EXPECT_EQ(ring.header().trainer_due, now);
+  ring.wait_for_result(second, 0, std::chrono::milliseconds(1000), 0, Due::kWhenWoken);
+  EXPECT_EQ(ring.header().trainer_due, static_cast<std::uint32_t>(Due::kNot)) << "it is there";
+}
+
 TEST(SlotRing, WaitsOnWhileThereAreOnlyResultsThatNobodyWantsAnyMore) {
   Ring ring(3);
   const auto stale = ring.post_next(0);

@@ -6,6 +6,7 @@
 #include <sched.h>
 
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -62,6 +63,12 @@ TEST_F(WorkerPlaces, BeginAwayFromTheTrainerAndFromEachOther) {
     EXPECT_EQ(place_of(1), cpus_[0]);
   });
   EXPECT_EQ(place_of(1), -1) << "one that has left is nowhere";
+}
+
+TEST_F(WorkerPlaces, AreNobodysOnceAWorkerHasDied) {
+  ring_->header().worker_cpu[1] = cpus_[1];
+  ring_->recover(1, SIGKILL);
+  EXPECT_EQ(place_of(1), -1);
 }
 
 TEST_F(WorkerPlaces, LeaveTheCpuOfATrainerThatSpinsIfBatchesAreSmall) {

@@ -23,6 +23,8 @@ struct Workload {
   double noise = 0.03;
   double tail = 0;      // seconds more that one batch in five takes to make, on average a fifth of that
   double crowding = 0;  // seconds more that a batch takes for each worker but the first
+  double spells = 0;    // how much longer a batch of workers takes in the first 25 ms of each 0.1 s
+  double phase = 0;     // seconds by which those come later
   double warming = 0;   // how much longer the first workers take for their first batch, which halves with each twenty
 };
 
@@ -84,7 +86,9 @@ class Loop {
       now.tail = 0;
       now.produce += workers_ == 0 ? tail : load.tail / 5;
       const double cold = workers_ > 0 ? load.warming * std::exp2(-static_cast<double>(worked_++) / 20) : 0;
-      const double seconds = pace(machine_, now, workers_) * (1 + cold) * (1 + noise(random_));
+      const bool in_spell = workers_ > 0 && std::fmod(now_.seconds + 1 - load.phase, 0.1) < 0.025;
+      const double spell = in_spell ? load.spells : 0;
+      const double seconds = pace(machine_, now, workers_) * (1 + cold) * (1 + spell) * (1 + noise(random_));
       const double crowd =
           workers_ == 0 || !load.computing
               ? 1
@@ -289,6 +293,16 @@ TEST(WorkerTuner, DoesNotWaitForLongWhereTheFirstWorkersStaySlowerThanNone) {
   Loop loop(machine);
   loop.run(load, 200);
   EXPECT_EQ(loop.workers(), 0);
+}
+
+TEST(WorkerTuner, KeepsAWorkerThatGainsLittleWhateverElseRunsForAMoment) {
+  const Workload load{.name = "", .produce = 10e-6, .step = 1.5e-6, .crowding = 10e-6, .spells = 0.2};
+  ASSERT_LT(1.05 * pace(Machine{}, load, 1), 0.95 * pace(Machine{}, load, 0));
+  for (Workload late = load; late.phase < 0.1; late.phase += 0.01) {
+    Loop loop(Machine{});
+    loop.run(late, 50'000);
+    EXPECT_EQ(loop.workers(), 1) << late.phase;
+  }
 }
 
 TEST(WorkerTuner, DoesNotHoldTheTimeOfAskingForLimitsAgainstNoWorkers) {

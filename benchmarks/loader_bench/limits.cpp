@@ -135,7 +135,10 @@ std::optional<Limit> limit_of(const Task& task, std::int64_t workers, int cores,
   figures.first_batch_ms = alone->first_batch_ms;
   figures.repeats = alone->repeats;
   figures.batches = alone->batches;
-  limit.how = std::string("measured: ") + (memcpy_alone ? "memcpy gather" : waiting ? "the same waiting" : "work") +
+  limit.how = std::string("measured: ") +
+              (memcpy_alone ? "memcpy gather"
+               : waiting    ? "the same waiting"
+                            : "work") +
               " alone in one thread" + (hands > 1 ? ", times " + std::to_string(hands) : "");
   if (step > 0) {
     limit.how += workers == 0 ? "; then the step" : "; not below the step";

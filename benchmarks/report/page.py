@@ -60,7 +60,8 @@ SECTIONS = (
     (
         "auto",
         "kAuto against the sweep",
-        "Each number is a fixed count of worker processes, the star is kAuto, the dashed " "line its target.",
+        "Each number is a fixed count of worker processes, the star is kAuto after the first 50 batches or 5 % of a run of "
+        "its own length (--auto-seconds), the dashed line its target.",
     ),
 )
 

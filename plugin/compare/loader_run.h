@@ -13,10 +13,10 @@ inline constexpr std::size_t kFirstBatches = 50;
 
 /// What a loader is run for.
 struct RunPlan {
-  double seconds = 1;       ///< of epochs of the data, one after the other
+  double seconds = 1;             ///< of epochs of the data, one after the other
   std::size_t least_batches = 4;  ///< however little time there is
   std::size_t period = 1;         ///< batches after which the data cost the same again
-  std::size_t workers = 0;  ///< that the loader has; 0 also where it decides itself
+  std::size_t workers = 0;        ///< that the loader has; 0 also where it decides itself
   bool workers_are_threads = false;
   bool memory = false;  ///< whether to look at memory and descriptors, which takes milliseconds
 };
@@ -28,7 +28,7 @@ struct LoaderRun {
   /// finds its pace, and without the last that were asked for before the end.
   double samples_per_second = 0;
   double whole_samples_per_second = 0;  ///< of all, from before the loader is made
-  double p50 = 0;  ///< between batches
+  double p50 = 0;                       ///< between batches
   double p99 = 0;
   double first_batch = 0;                   ///< from before the loader is made
   std::vector<double> later_first_batches;  ///< from begin(), of later epochs

@@ -19,8 +19,8 @@ enum class Workplace {
 };
 
 /// What surrounds the making of one batch in this thread: `generator()` and, but for worker threads, torch's default
-/// CPU generator are seeded from `id`, `empty_batch` takes its memory from `arena`, or large tensors' from `pool` (none:
-/// at::empty), and PyTorch's profiler sees a span.
+/// CPU generator are seeded from `id`, `empty_batch` takes its memory from `arena`, or large tensors' from `pool`
+/// (none: at::empty), and PyTorch's profiler sees a span.
 class BatchScope {
  public:
   BatchScope(const BatchId& id, BatchArena* arena, Workplace place, BatchPool* pool = nullptr);

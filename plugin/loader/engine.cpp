@@ -38,13 +38,6 @@ constexpr std::size_t kMostAhead = 8;
 constexpr std::size_t kMostSmallJobs = 32;
 constexpr std::int64_t kUsualShare = 16;
 
-/// Requests that so many workers may be asked for, where batches are that small. With the option max_jobs there are
-/// never more than that.
-std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) {
-  const std::size_t jobs = options.jobs_for(workers);
-  return options.prefetch_factor > 0 ? std::max(jobs, std::min(kMostAhead * workers, kMostSmallJobs)) : jobs;
-}
-
 /// Slots for batches that the training loop keeps, beside max_jobs for requests under way. Memory is committed only to
 /// those that are used.
 std::uint32_t most_leases(const FullDataLoaderOptions& options) {
@@ -52,6 +45,11 @@ std::uint32_t most_leases(const FullDataLoaderOptions& options) {
 }
 
 }  // namespace
+
+std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) noexcept {
+  const std::size_t jobs = options.jobs_for(workers);
+  return options.prefetch_factor > 0 ? std::max(jobs, std::min(kMostAhead * workers, kMostSmallJobs)) : jobs;
+}
 
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
   // Threads need the slots' words, not their memory.
@@ -339,7 +337,8 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
 /// that are all at work at once were half as fast, on the same tensors' reference counts.
 std::optional<std::uint32_t> Engine::late_result() const noexcept {
   const bool deep = max_jobs_ > options_.jobs_for(workers_);
-  if (!deep || options_.worker_mode == WorkerMode::kThread || ring_.header().spins.load(std::memory_order_relaxed) > 0) {
+  if (!deep || options_.worker_mode == WorkerMode::kThread ||
+      ring_.header().spins.load(std::memory_order_relaxed) > 0) {
     return std::nullopt;
   }
   for (std::size_t i = in_flight_.size() / 2; i < in_flight_.size(); ++i) {

@@ -29,6 +29,10 @@ class WorkersLackResources : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Batches that so many workers may be asked for ahead, where they are small. With the option max_jobs never more than
+/// that.
+std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) noexcept;
+
 /// The slots that a loader with these options needs.
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options);
 

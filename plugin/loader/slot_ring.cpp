@@ -370,6 +370,7 @@ bool SlotRing::holds_slot(std::uint32_t worker) const noexcept {
 
 void SlotRing::recover(std::uint32_t worker, int signal) noexcept {
   set_awake(worker);
+  header_->worker_cpu[worker].store(-1, std::memory_order_relaxed);
   for (std::uint32_t i = 0; i < size(); ++i) {
     const SlotWord current = word(i);
     if (current.state != SlotState::kTaken || current.owner != worker) {

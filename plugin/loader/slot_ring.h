@@ -156,8 +156,8 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std
 static_assert(std::is_trivially_copyable_v<Record> && std::is_trivially_copyable_v<ErrorRecord>);
 static_assert(std::is_standard_layout_v<Slot> && std::is_standard_layout_v<RingHeader>);
 
-/// The trainer and more workers than there are cores for: Linux has a thread that was woken wait until another has slept
-/// or used up its time, which is longer than the workers' requests last.
+/// The trainer and more workers than there are cores for: Linux has a thread that was woken wait until another has
+/// slept or used up its time, which is longer than the workers' requests last.
 enum class Due : std::uint32_t {
   kNot,
   kWhenWoken,  ///< the trainer sleeps, and wants a core as soon as it is woken

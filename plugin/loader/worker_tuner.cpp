@@ -36,6 +36,10 @@ constexpr double kStartingSeconds = 0.06;
 constexpr std::uint64_t kStartingRounds = 3;  // of what is under way, so that each slot has been used
 // They are still getting faster while each window takes less than the one before by this share.
 constexpr double kWarming = 0.05;
+// A number that is within this share of the best is measured for longer, which costs next to nothing: what a few
+// milliseconds of another process take may be more than workers give.
+constexpr double kClose = 0.1;
+constexpr double kCloseSeconds = 0.1;
 constexpr std::uint64_t kWatchBatches = 50;
 constexpr double kWatchSeconds = 0.25;
 constexpr std::uint64_t kMostPatience = 8;
@@ -103,6 +107,11 @@ int WorkerTuner::judge(const TunerReading& now, const Result& result) {
       open_window(now, std::max<std::uint64_t>(kTrialBatches, 2 * workers_), kTrialSeconds);
       return workers_;
     }
+    if (is_close_call(now, result)) {
+      window_seconds_ = kCloseSeconds;
+      static_cast<void>(window_is_full(now));  // the same one goes on
+      return workers_;
+    }
     results_[workers_] = result;
     if (workers_ > 0) {
       return judge_workers(now, result);
@@ -141,6 +150,14 @@ bool WorkerTuner::is_warming_up(const Result& result) {
     return false;
   }
   return result.seconds < std::exchange(*first_seconds_, result.seconds) * (1 - kWarming);
+}
+
+/// Whether the window has to go on to tell which of two numbers is the faster.
+bool WorkerTuner::is_close_call(const TunerReading& now, const Result& result) const {
+  return now.seconds - window_.seconds < kCloseSeconds &&
+         std::any_of(results_.begin(), results_.end(), [this, &result](const auto& other) {
+           return other.first != workers_ && std::abs(result.seconds / other.second.seconds - 1) < kClose;
+         });
 }
 
 /// Opens the next window while the number is settled: a short one where that was found by few batches.

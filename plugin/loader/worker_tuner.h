@@ -62,6 +62,7 @@ class WorkerTuner {
   bool window_is_full(const TunerReading& now);
   int judge(const TunerReading& now, const Result& result);
   bool is_warming_up(const Result& result);
+  bool is_close_call(const TunerReading& now, const Result& result) const;
   int judge_inline(const TunerReading& now, const Result& result);
   int judge_workers(const TunerReading& now, const Result& result);
   std::optional<int> next_trial(const Result& result) const;

@@ -24,8 +24,8 @@
 
 namespace torchfeed::loader {
 
-/// A loader's workers: as many as its options say from the beginning, or with num_workers(kAuto) none at first, and then
-/// as many as the tuner says. The trainer, one thread at a time.
+/// A loader's workers: as many as its options say from the beginning, or with num_workers(kAuto) none at first, and
+/// then as many as the tuner says. The trainer, one thread at a time.
 template <typename Dataset, typename Request>
 class Workforce {
  public:
@@ -137,8 +137,7 @@ class Workforce {
                                                                   pool_);
     }
     if constexpr (kSendable) {
-      return std::make_unique<ProcessBatchMaker<Dataset, Request>>(ring, shard_, options_.batch_size,
-                                                                   options_.workers);
+      return std::make_unique<ProcessBatchMaker<Dataset, Request>>(ring, shard_, options_.batch_size, options_.workers);
     } else {
       TORCH_CHECK(false,
                   "torchfeed cannot send this dataset's batches or this sampler's requests between processes: "
@@ -161,7 +160,7 @@ class Workforce {
   /// What so many workers, or the loop, use by turns: batches under way, the loop's, and the one that it asks for.
   void keep_memory(std::size_t workers) {
     const bool slots = workers > 0 && options_.worker_mode == WorkerMode::kProcess;
-    pool_->keep(slots ? 0 : 2 + options_.jobs_for(workers));
+    pool_->keep(slots ? 0 : 2 + most_jobs(options_, workers));
   }
 
   TunerLimits limits() {
