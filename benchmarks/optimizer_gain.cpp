@@ -1,24 +1,34 @@
 /// What optimize_system_for_training() gains: training steps of several models, under LibTorch's own thread counts and
-/// after the call, each in processes of its own (LibTorch's defaults cannot be had back in a process that has changed
-/// them), in turn, so that what else the machine does meets both. See `optimizer_gain --help`.
+/// after the call, alone or told what tensors the model works on, each in processes of its own (LibTorch's defaults
+/// cannot be had back in a process that has changed them), in turn, so that what else the machine does meets both. See
+/// `optimizer_gain --help`.
 
 #include <sys/resource.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/torch.h>
+#include <torchfeed/datasets/financial_dataset.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "common/files.h"
+#include "finetune/model.h"
+#include "finetune/options.h"
+#include "finetune/trainer.h"
 
 namespace torchfeed {
 namespace {
@@ -93,21 +103,40 @@ Step tiny() {
       torch::zeros({64}));
 }
 
-struct Workload {
+/// What ./scripts/finetune.sh does with each batch: its model, data and step.
+Step finetune() {
+  finetune::Options options;
+  options.model = std::string(TORCHFEED_DATA_DIR) + "/base_gru.pt";
+  options.data = {std::string(TORCHFEED_DATA_DIR) + "/sp500.csv"};
+  options.from = "2010-01-01";
+  options.to = "2020-04-17";
+  const auto dataset = datasets::FinancialDataset::open(options.data, options.dataset_options());
+  // As in finetune, which says why.
+  const auto no_graph_optimizer = std::make_shared<torch::jit::GraphOptimizerEnabledGuard>(false);
+  return [no_graph_optimizer,
+          step = finetune::practice_step(
+              options, dataset, finetune::Model(program::read_file(options.model), options.model))] { step(); };
+}
+
+struct Training {
   const char* name;
   const char* what;
+  /// Bytes of the tensors that most operators write.
+  std::uint64_t activation_bytes;
   Step (*make)();
 };
 
-constexpr Workload kWorkloads[] = {
-    {"mlp", "MLP 1024-1024-1024-1, batch 256", [] { return mlp(256, 1024, 1024); }},
-    {"small_mlp", "MLP 200-64-64-1, batch 32", [] { return mlp(32, 200, 64); }},
-    {"conv", "two convolutions, 32 x 3 x 64 x 64", [] { return convolutions(32, 64, 32); }},
-    {"transformer", "encoder layer of width 256, 16 x 64", [] { return transformer(16, 64, 256); }},
-    {"gru", "GRU 256, batch 64, 50 steps", [] { return gru(64, 50, 256); }},
-    {"small_gru", "GRU 32, batch 32, 50 steps, as finetune's", [] { return gru(32, 50, 32); }},
-    {"elementwise", "tanh and exp of 4 M numbers", [] { return elementwise(4'000'000); }},
-    {"tiny", "60 operators on 64 numbers", [] { return tiny(); }},
+constexpr Training kWorkloads[] = {
+    {"mlp", "MLP 1024-1024-1024-1, batch 256", 256 * 1024 * 4, [] { return mlp(256, 1024, 1024); }},
+    {"small_mlp", "MLP 200-64-64-1, batch 32", 32 * 64 * 4, [] { return mlp(32, 200, 64); }},
+    {"conv", "two convolutions, 32 x 3 x 64 x 64", 32 * 32 * 64 * 64 * 4, [] { return convolutions(32, 64, 32); }},
+    {"transformer", "encoder layer of width 256, 16 x 64", 16 * 64 * 256 * 4, [] { return transformer(16, 64, 256); }},
+    {"gru", "GRU 256, batch 64, 50 steps", 64 * 256 * 4, [] { return gru(64, 50, 256); }},
+    {"small_gru", "GRU 32, batch 32, 50 steps", 32 * 32 * 4, [] { return gru(32, 50, 32); }},
+    {"finetune", "the step of ./scripts/finetune.sh", 32 * 32 * 4, [] { return finetune(); }},
+    {"medium", "tanh and exp of 128 K numbers", 131'072 * 4, [] { return elementwise(131'072); }},
+    {"elementwise", "tanh and exp of 4 M numbers", 4'000'000 * 4, [] { return elementwise(4'000'000); }},
+    {"tiny", "60 operators on 64 numbers", 64 * 4, [] { return tiny(); }},
 };
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -159,7 +188,7 @@ struct Measured {
   bool alone = true;
 };
 
-Measured measure(const Workload& workload, double seconds, double patience) {
+Measured measure(const Training& workload, double seconds, double patience) {
   constexpr double kBlockSeconds = 0.1;  // the kernel counts in hundredths
   constexpr double kOthersMost = 0.03;   // of one core
   torch::manual_seed(1);
@@ -196,16 +225,21 @@ Measured measure(const Workload& workload, double seconds, double patience) {
 
 /// How long and how often to measure.
 struct Effort {
+  /// Threads inside operators before the plan: as if LibTorch took so many by itself; 0: its own number.
+  int own_threads = 0;
+  /// Whether the plan is told what tensors the model's operators write.
+  bool told = false;
   int rounds = 7;
   double seconds = 0.5;
   double patience = 20;
 };
 
 /// Runs this program anew and reads what it prints.
-Measured measure_in_a_process(const std::string& self, const Workload& workload, const char* mode,
+Measured measure_in_a_process(const std::string& self, const Training& workload, const char* mode,
                               const Effort& effort) {
   const std::string command = "'" + self + "' --measure " + workload.name + " " + mode + " " +
-                              std::to_string(effort.seconds) + " " + std::to_string(effort.patience);
+                              std::to_string(effort.seconds) + " " + std::to_string(effort.patience) + " " +
+                              std::to_string(effort.own_threads);
   FILE* pipe = ::popen(command.c_str(), "r");
   Measured result;
   int alone = 0;
@@ -215,13 +249,14 @@ Measured measure_in_a_process(const std::string& self, const Workload& workload,
   return result;
 }
 
-void compare(const std::string& self, const Workload& workload, const Effort& effort) {
+void compare(const std::string& self, const Training& workload, const Effort& effort) {
   std::vector<double> before, after, ratios;
   int disturbed = 0;
   for (int round = 0; round < effort.rounds; ++round) {
     // The order changes, so that neither always follows the other.
     for (const bool optimized : {round % 2 == 1, round % 2 == 0}) {
-      const Measured measured = measure_in_a_process(self, workload, optimized ? "plan" : "default", effort);
+      const char* const mode = !optimized ? "default" : effort.told ? "told" : "plan";
+      const Measured measured = measure_in_a_process(self, workload, mode, effort);
       (optimized ? after : before).push_back(measured.seconds);
       disturbed += !measured.alone;
     }
@@ -235,21 +270,28 @@ void compare(const std::string& self, const Workload& workload, const Effort& ef
   std::fflush(stdout);
 }
 
-const Workload& find(const std::string& name) {
-  for (const Workload& workload : kWorkloads)
+const Training& find(const std::string& name) {
+  for (const Training& workload : kWorkloads)
     if (name == workload.name) return workload;
   throw std::runtime_error("expected a workload's name, got '" + name + "'");
 }
 
 int run(const std::vector<std::string>& arguments) {
-  if (arguments.size() == 5 && arguments[0] == "--measure") {
-    if (arguments[2] == "plan") optimize_system_for_training({.verbose = false});
-    const Measured measured = measure(find(arguments[1]), std::stod(arguments[3]), std::stod(arguments[4]));
+  if (arguments.size() >= 5 && arguments[0] == "--measure") {
+    const Training& workload = find(arguments[1]);
+    const int threads = arguments.size() > 5 ? std::stoi(arguments[5]) : 0;
+    if (threads > 0) at::set_num_threads(threads);
+    if (arguments[2] != "default") {
+      Workload known;
+      if (arguments[2] == "told") known.activation_bytes = workload.activation_bytes;
+      optimize_system_for_training({.verbose = false}, known);
+    }
+    const Measured measured = measure(workload, std::stod(arguments[3]), std::stod(arguments[4]));
     std::printf("%.9f %d\n", measured.seconds, measured.alone);
     return 0;
   }
   Effort effort;
-  std::vector<Workload> chosen;
+  std::vector<Training> chosen;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const bool value = i + 1 < arguments.size();
     if (arguments[i] == "--rounds" && value) {
@@ -258,14 +300,20 @@ int run(const std::vector<std::string>& arguments) {
       effort.seconds = std::stod(arguments[++i]);
     } else if (arguments[i] == "--patience" && value) {
       effort.patience = std::stod(arguments[++i]);
+    } else if (arguments[i] == "--told") {
+      effort.told = true;
+    } else if (arguments[i] == "--own-threads" && value) {
+      effort.own_threads = std::max(1, std::stoi(arguments[++i]));
     } else if (arguments[i] == "--workload" && value) {
       chosen.push_back(find(arguments[++i]));
     } else {
       std::printf(
-          "usage: optimizer_gain [--rounds N] [--seconds S] [--patience S] [--workload NAME]...\n"
+          "usage: optimizer_gain [--rounds N] [--seconds S] [--patience S] [--own-threads N] [--told] "
+          "[--workload NAME]...\n"
           "  Each process measures for --seconds while nobody else works on the machine, and waits for that up "
-          "to --patience; with --patience 0 it takes the machine as it is.\n");
-      for (const Workload& workload : kWorkloads) std::printf("  %-12s %s\n", workload.name, workload.what);
+          "to --patience; with --patience 0 it takes the machine as it is. --own-threads: as a LibTorch that takes N "
+          "threads by itself. --told: with Workload::activation_bytes.\n");
+      for (const Training& workload : kWorkloads) std::printf("  %-12s %s\n", workload.name, workload.what);
       return arguments[i] == "--help" ? 0 : 2;
     }
   }
@@ -273,13 +321,14 @@ int run(const std::vector<std::string>& arguments) {
   char self[4096];
   const ssize_t length = ::readlink("/proc/self/exe", self, sizeof(self));
   if (length < 0) throw std::runtime_error("cannot read /proc/self/exe");
-  std::printf("LibTorch %s, by itself %d threads; medians of %d processes of %g s each\n", TORCH_VERSION,
+  if (effort.own_threads > 0) at::set_num_threads(effort.own_threads);
+  std::printf("LibTorch %s, %d threads in operators; medians of %d processes of %g s each\n", TORCH_VERSION,
               at::get_num_threads(), effort.rounds, effort.seconds);
   const std::string kernels = ThreadingOptimizer().plan().blas_kernels;
   std::printf("the plan: %s\n",
               kernels.empty() ? "threads alone" : ("threads, and OpenBLAS's kernels for " + kernels).c_str());
   std::printf("%-12s %10s %10s %8s  %s\n", "workload", "default ms", "plan ms", "gain", "least to most");
-  for (const Workload& workload : chosen) compare(std::string(self, static_cast<size_t>(length)), workload, effort);
+  for (const Training& workload : chosen) compare(std::string(self, static_cast<size_t>(length)), workload, effort);
   return 0;
 }
 

@@ -304,12 +304,12 @@ class CalibrateDeathTest : public ::testing::Test {
 }
 
 TEST_F(CalibrateDeathTest, ThreadsThatSpeedUpTheStepAreKept) {
-  if (ThreadingOptimizer().plan().intra_op < 2) GTEST_SKIP() << "needs two cores";
+  if (ThreadingOptimizer().plan().training < 2) GTEST_SKIP() << "needs two cores";
   EXPECT_EXIT(
       {
         at::set_num_threads(1);
         const Calibration result = MadeUpStep([](int threads) { return 0.004 / threads; }).calibrate();
-        const int most = ThreadingOptimizer().plan().intra_op;
+        const int most = ThreadingOptimizer().plan().training;
         finish(result.chosen >= 0 && at::get_num_threads() == most && result.plan.intra_op == most &&
                    result.before.intra_op == 1 && result.rounds >= 7 && result.seconds < 5.1 &&
                    result.candidates[static_cast<size_t>(result.chosen)].gain > 1.9 &&
@@ -426,7 +426,8 @@ TEST_F(CalibrateDeathTest, WhatCannotBeSetIsNotTriedAndNothingIsTriedTwice) {
           holds = holds && !one.short_spinning;
           for (size_t j = 0; j < i; ++j)
             holds = holds && (one.intra_op != result.candidates[j].intra_op || one.blas != result.candidates[j].blas ||
-                              one.blas_kernels != result.candidates[j].blas_kernels);
+                              one.blas_kernels != result.candidates[j].blas_kernels ||
+                              one.tensor_memory != result.candidates[j].tensor_memory);
         }
         finish(holds, result);
       },

@@ -11,6 +11,7 @@
 #include <torchfeed/plugin/threading/openmp_team.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
 #include <torchfeed/plugin/threading/process_threads.h>
+#include <torchfeed/plugin/threading/tensor_memory.h>
 #include <torchfeed/plugin/threading/topology.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 #include <unistd.h>
@@ -201,6 +202,36 @@ TEST_F(PlanSetterDeathTest, OneDnnsPrimitiveCacheIsSetReadBackAndPutBack) {
           }
         }
         findings.expect(threading::onednn_primitive_cache() == before, "it is put back");
+        findings.finish(plan);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(PlanSetterDeathTest, FreedTensorsMemoryIsKeptReadBackAndPutBack) {
+  EXPECT_EXIT(
+      {
+        Findings findings;
+        const ThreadingOptimizer optimizer(quiet());
+        ThreadPlan plan = optimizer.plan();
+        plan.tensor_memory = 64 << 20;
+        at::Tensor kept;
+        {
+          const AppliedPlan applied = optimizer.apply(plan);
+          plan = applied.plan();
+          if (has_reason(plan, "AddressSanitizer watches it")) _exit(0);
+          findings.expect(threading::tensor_memory().limit == 64 << 20, "it is set");
+          findings.expect(plan.tensor_memory == 64 << 20, "it is read back");
+          kept = at::ones({1'000'000});
+          const AppliedPlan within = optimizer.apply([&] {
+            ThreadPlan more = plan;
+            more.tensor_memory = 128 << 20;
+            return more;
+          }());
+          findings.expect(threading::tensor_memory().limit == 128 << 20, "a second plan has its own");
+        }
+        findings.expect(threading::tensor_memory().limit == 0, "it is put back");
+        findings.expect(kept.sum().item<float>() == 1'000'000, "tensors outlive it");
+        findings.expect(ThreadingOptimizer({.tensor_memory = false}).plan().tensor_memory == 0, "an option refuses it");
         findings.finish(plan);
       },
       ::testing::ExitedWithCode(0), "");

@@ -158,7 +158,7 @@ class ReportTest(unittest.TestCase):
             "optimizer_gain.txt",
             "LibTorch 1.13.1, by itself 1 threads\n"
             "mlp              12.300      8.100    1.52x  1.40 to 1.60   MLP\n"
-            "small_gru        10.000      5.000    2.00x  1.90 to 2.10   GRU 32\n",
+            "finetune         10.000      5.000    2.00x  1.90 to 2.10   the step\n",
         )
         self.write(
             "csv_bench.txt",

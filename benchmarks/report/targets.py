@@ -252,7 +252,7 @@ def optimizer(results, table):
     version = str(results.versions.get("libtorch", ""))
     what = "fine-tuning with the optimizer, on 2 cores with LibTorch 1.13.1"
     if version.startswith("1.13") and results.machine.get("physical_cores") == 2:
-        table.at_least(what, gains.get("small_gru"), 1.5, why="a step of a GRU of finetune's size")
+        table.at_least(what, gains.get("finetune"), 1.5, why="the step of ./scripts/finetune.sh")
     else:
         table.unknown(
             what,

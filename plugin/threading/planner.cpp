@@ -282,6 +282,16 @@ Decision decide_inter_op(const PlanInputs& inputs) {
           "LibTorch's own number, which is left as it is unless the option inter_op asks"};
 }
 
+/// Whether OpenBLAS's threads and OpenMP's would keep each other from two cores, see planner.h. Not where LibTorch
+/// takes one thread by itself: products of matrices would be slower than without this plan.
+bool pools_collide(const Budget& budget, int intra_op) {
+  const PlanInputs& inputs = budget.inputs;
+  return inputs.blas == BlasLibrary::kOpenBlas && !inputs.variables.openblas_num_threads &&
+         !inputs.variables.omp_num_threads &&  // which OpenBLAS follows, too
+         inputs.topology.physical_cores == 2 && budget.compute.value == 2 && intra_op == 2 &&
+         inputs.default_intra_op != 1 && inputs.workload.activation_bytes < kLargeActivation;
+}
+
 Decision decide_blas(const Budget& budget, int intra_op, bool asked) {
   const PlanInputs& inputs = budget.inputs;
   const ThreadVariables& variables = inputs.variables;
@@ -295,6 +305,8 @@ Decision decide_blas(const Budget& budget, int intra_op, bool asked) {
       if (!asked && one_thread_is_enough(budget))
         return {budget.compute.value,
                 name + "'s own threads, one for each core, which it uses for products that are worth it"};
+      if (pools_collide(budget, intra_op))
+        return {1, "OpenMP's threads spin while they wait, and would keep " + name + "'s own from the second core"};
       break;
     case BlasLibrary::kMkl:
       if (variables.mkl_num_threads) return {*variables.mkl_num_threads, "the environment's MKL_NUM_THREADS"};
@@ -473,6 +485,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
   decide("intra_op", plan.intra_op, intra_op);
   decide("inter_op", plan.inter_op, decide_inter_op(inputs));
   decide("blas", plan.blas, decide_blas(budget, intra_op.value, asked.has_value()));
+  plan.short_spinning = !pools_collide(budget, intra_op.value);
   choose_kernels(inputs, plan);
   decide("training", plan.training, decide_training(budget, division, intra_op.value, asked.has_value()));
   decide("dataloader", plan.dataloader, dataloader);

@@ -41,7 +41,7 @@ struct PlanInputs {
   int inter_op = 0;
   /// Threads that LibTorch's inter-op pool has or would have by itself; 0: unknown, taken as one for each core.
   int default_inter_op = 0;
-  /// Threads that LibTorch has inside an operator, or would have by itself; 0: unknown.
+  /// Threads that LibTorch takes inside an operator by itself; 0: unknown, taken as one for each core.
   int default_intra_op = 0;
   int primitive_cache = 0;
   /// Whether memory of freed tensors may be kept.
@@ -62,7 +62,10 @@ struct PlanInputs {
 ///                  or are not known and LibTorch would take one by itself.
 ///   inter_op       the option, else LibTorch's own number, as it can be set once and not be put back
 ///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op, or the cores where that is
-///                  one for few cores; 0 without such a library
+///                  one for few cores; 0 without such a library. OpenBLAS with threads of its own gets one on a
+///                  machine with two cores where LibTorch by itself computes on both, unless activations are large.
+///   short_spinning where OpenBLAS has threads that waiting ones of OpenMP's would keep from their cores: not in that
+///                  last case, as waking the other thread for each operator took 40 us where its core had slept
 ///   dataloader     what the workload asks for, else 0 with one core; else what trainer and system leave (one core at
 ///                  least is the trainer's; of a hybrid machine the efficiency cores), at most as many as the data are
 ///                  worth: 0 to 2 for small data, 4 where nothing is known, up to 16 for large data. Never more than
