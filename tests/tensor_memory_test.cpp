@@ -6,6 +6,7 @@
 #include <torchfeed/plugin/threading/tensor_memory.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <future>
 #include <thread>
@@ -85,6 +86,16 @@ TEST_F(TensorMemoryTest, NoMoreThanTheLimitLiesIdle) {
   EXPECT_LE(tensor_memory().idle, 10 * kMiB);
   bytes(100 << 20);
   EXPECT_LE(tensor_memory().idle, 10 * kMiB);
+}
+
+TEST_F(TensorMemoryTest, WhatNobodyNeedsForAWhileGoesBack) {
+  ASSERT_EQ(keep_tensor_memory(256 * kMiB, std::chrono::milliseconds(20)), "");
+  bytes(100 << 20);
+  EXPECT_GT(tensor_memory().idle, 100 * kMiB);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (tensor_memory().idle > 100 * kMiB && std::chrono::steady_clock::now() < end) bytes(1 << 20);
+  EXPECT_LT(tensor_memory().idle, 4 * kMiB);
+  EXPECT_GE(tensor_memory().idle, kMiB) << "what is needed stays";
 }
 
 TEST_F(TensorMemoryTest, AllGoesBackWhenItEndsAndTensorsOutliveIt) {

@@ -8,30 +8,11 @@
 #include <vector>
 
 #include "support/hybrid_machine.h"
+#include "support/plan_inputs.h"
 #include "support/temp_dir.h"
 
 namespace torchfeed::threading {
 namespace {
-
-PlanInputs machine(const std::string& description, const std::vector<int>& mask = {}) {
-  PlanInputs inputs;
-  inputs.topology = topology_from_synthetic(description, mask);
-  inputs.blas = BlasLibrary::kOpenBlas;
-  return inputs;
-}
-
-ThreadVariables variables(const std::map<std::string, std::string>& values) {
-  return read_thread_variables([&](const char* name) -> const char* {
-    const auto found = values.find(name);
-    return found == values.end() ? nullptr : found->second.c_str();
-  });
-}
-
-bool has_reason(const std::vector<std::string>& reasons, const std::string& text) {
-  for (const auto& reason : reasons)
-    if (reason.find(text) != std::string::npos) return true;
-  return false;
-}
 
 TEST(ThreadPlanTest, TrainingGetsOneThreadPerPhysicalCoreNotPerHardwareThread) {
   const ThreadPlan plan = plan_threads(machine("pack:2 core:8 pu:2"));
@@ -48,100 +29,6 @@ TEST(ThreadPlanTest, OneCoreMakesBatchesInline) {
 }
 
 TEST(ThreadPlanTest, TwoCoresHaveOneWorker) { EXPECT_EQ(plan_threads(machine("core:2 pu:1")).dataloader, 1); }
-
-/// With a LibTorch that takes so many threads inside an operator by itself.
-ThreadPlan plan_with(int own_threads, const std::string& description, std::uint64_t activation_bytes = 0) {
-  PlanInputs inputs = machine(description);
-  inputs.default_intra_op = own_threads;
-  inputs.workload.activation_bytes = activation_bytes;
-  return plan_threads(inputs);
-}
-
-TEST(ThreadPlanTest, FewCoresKeepLibTorchsOneThreadAndAllOfOpenBlass) {
-  for (const int cores : {2, 3}) {
-    const ThreadPlan plan = plan_with(1, "core:" + std::to_string(cores) + " pu:1");
-    EXPECT_EQ(plan.intra_op, 1);
-    EXPECT_EQ(plan.blas, cores);
-    EXPECT_EQ(plan.training, cores);
-    EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 1: LibTorch's own number, which suits small tensors on "));
-  }
-  EXPECT_EQ(plan_with(1, "core:4 pu:1").intra_op, 4);
-}
-
-TEST(ThreadPlanTest, LargeActivationsAreWorthAThreadForEachOfFewCores) {
-  const ThreadPlan large = plan_with(1, "core:2 pu:1", kLargeActivation);
-  EXPECT_EQ(large.intra_op, 2);
-  EXPECT_EQ(large.blas, 2);
-  EXPECT_TRUE(large.short_spinning);
-  const ThreadPlan small = plan_with(1, "core:2 pu:1", kLargeActivation - 1);
-  EXPECT_EQ(small.intra_op, 1);
-  EXPECT_TRUE(has_reason(small.reasons, "waking threads on 2 cores takes longer than they save with tensors of 4 MiB"));
-}
-
-TEST(ThreadPlanTest, OnTwoCoresOpenBlasGetsOneThreadWhereLibTorchComputesOnBoth) {
-  const ThreadPlan plan = plan_with(2, "core:2 pu:1");
-  EXPECT_EQ(plan.intra_op, 2);
-  EXPECT_EQ(plan.blas, 1);
-  EXPECT_FALSE(plan.short_spinning);
-  EXPECT_TRUE(has_reason(plan.reasons, "blas = 1: OpenMP's threads spin while they wait, and would keep OpenBLAS's"));
-  EXPECT_EQ(plan_with(2, "core:2 pu:1", kLargeActivation).blas, 2);
-  EXPECT_EQ(plan_with(3, "core:3 pu:1").blas, 3) << "a third of the speed is too little for products";
-  EXPECT_TRUE(plan_with(3, "core:3 pu:1").short_spinning);
-}
-
-TEST(ThreadPlanTest, OneThreadIsForOpenBlasWithThreadsOfItsOwnAlone) {
-  PlanInputs inputs = machine("core:2 pu:1");
-  inputs.default_intra_op = 1;
-  for (const BlasLibrary blas : {BlasLibrary::kNone, BlasLibrary::kMkl, BlasLibrary::kOpenBlasOnOpenMp}) {
-    inputs.blas = blas;
-    EXPECT_EQ(plan_threads(inputs).intra_op, 2) << "products have no other threads than these";
-  }
-}
-
-TEST(ThreadPlanTest, TheUsersNumbersGoBeforeThoseForFewCores) {
-  PlanInputs inputs = machine("core:2 pu:1");
-  inputs.default_intra_op = 2;
-  inputs.variables = variables({{"OMP_NUM_THREADS", "2"}});
-  EXPECT_EQ(plan_threads(inputs).blas, 2);
-  inputs.variables = variables({{"OPENBLAS_NUM_THREADS", "2"}});
-  EXPECT_EQ(plan_threads(inputs).blas, 2);
-  inputs.variables = {};
-  inputs.default_intra_op = 1;
-  inputs.intra_op = 2;
-  EXPECT_EQ(plan_threads(inputs).intra_op, 2);
-  EXPECT_EQ(plan_threads(inputs).blas, 2);
-  EXPECT_EQ(plan_threads(inputs).training, 2);
-}
-
-TEST(ThreadPlanTest, AQuarterOfTheFreeMemoryMayLieIdleInFreedTensors) {
-  PlanInputs inputs = machine("core:2 pu:1");
-  inputs.memory = MemoryRoom{std::uint64_t{8} << 30, "/proc/meminfo"};
-  const ThreadPlan plan = plan_threads(inputs);
-  EXPECT_EQ(plan.tensor_memory, std::uint64_t{2} << 30);
-  EXPECT_TRUE(has_reason(plan.reasons, "a quarter of what /proc/meminfo leaves"));
-  inputs.memory = MemoryRoom{std::uint64_t{1} << 30, "/sys/fs/cgroup/memory.max"};
-  EXPECT_EQ(plan_threads(inputs).tensor_memory, 0U);
-  EXPECT_TRUE(has_reason(plan_threads(inputs).reasons, "tensor_memory = 0: freed tensors' memory goes back at once"));
-  inputs.memory.reset();
-  EXPECT_EQ(plan_threads(inputs).tensor_memory, std::uint64_t{1} << 30);
-  inputs.tensor_memory = false;
-  EXPECT_EQ(plan_threads(inputs).tensor_memory, 0U);
-}
-
-TEST(ThreadPlanTest, WhereTheUserHasSetUpMallocNoMemoryIsKept) {
-  PlanInputs inputs = machine("core:2 pu:1");
-  for (const auto& [name, value] :
-       std::map<std::string, std::string>{{"MALLOC_TRIM_THRESHOLD_", "1000000"},
-                                          {"MALLOC_MMAP_MAX_", "0"},
-                                          {"GLIBC_TUNABLES", "glibc.cpu.hwcaps=x:glibc.malloc.tcache_count=100"},
-                                          {"LD_PRELOAD", "/usr/lib/libjemalloc.so.2"}}) {
-    inputs.variables = variables({{name, value}});
-    EXPECT_EQ(plan_threads(inputs).tensor_memory, 0U) << name;
-    EXPECT_TRUE(has_reason(plan_threads(inputs).reasons, "the environment's " + name + "=" + value)) << name;
-  }
-  inputs.variables = variables({{"GLIBC_TUNABLES", "glibc.cpu.hwcaps=x"}, {"LD_PRELOAD", "libeatmydata.so"}});
-  EXPECT_GT(plan_threads(inputs).tensor_memory, 0U);
-}
 
 TEST(ThreadPlanTest, A128CoreMachineUsesThemAll) {
   const ThreadPlan plan = plan_threads(machine("pack:2 core:64 pu:2"));

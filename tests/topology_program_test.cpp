@@ -86,6 +86,15 @@ TEST_F(TopologyProgramTest, ThisMachineIsPlannedAsTheOptimizerDoes) {
   EXPECT_EQ(said["inter_op"], plan.inter_op);
   EXPECT_EQ(said["dataloader"], plan.dataloader);
   EXPECT_EQ(said["preprocessing"], plan.preprocessing);
+  EXPECT_EQ(said["blas"], plan.blas);
+  EXPECT_EQ(said["short_spinning"], plan.short_spinning);
+  EXPECT_EQ(said["tensor_memory"] > 0, plan.tensor_memory > 0) << "free memory changes meanwhile";
+}
+
+TEST_F(TopologyProgramTest, LargeActivationsAreWorthThreads) {
+  const json said = run_json({"--synthetic", "core:2 pu:1", "--activation-bytes", "16777216"});
+  EXPECT_EQ(said["intra_op"], 2);
+  EXPECT_EQ(said["short_spinning"], true);
 }
 
 TEST_F(TopologyProgramTest, EveryNumberIsPrintedWithItsReason) {

@@ -1,3 +1,4 @@
+#include <torchfeed/plugin/threading/library_plan.h>
 #include <torchfeed/plugin/threading/planner.h>
 
 #include <algorithm>
@@ -24,15 +25,6 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 /// Data by samples and by bytes: tiny are read before a worker has started, small fit into caches, large take long.
 constexpr std::uint64_t kTinySamples = 1'000, kSmallSamples = 10'000, kLargeSamples = 1'000'000;
 constexpr std::uint64_t kSmallBytes = 64 * kMiB, kLargeBytes = 1024 * kMiB;
-
-/// Primitives that oneDNN should keep: it keeps 1024 by itself, which a model with batches of many shapes goes through,
-/// as each layer takes three of them (forward, data and weights backward) for each shape. One takes up to about 100
-/// KiB.
-constexpr int kPrimitiveCache = 4096;
-constexpr std::uint64_t kPrimitiveCacheMemory = 2048 * kMiB;
-/// Free memory of which a part may lie idle in freed tensors, and what is kept where nobody tells how much there is.
-constexpr std::uint64_t kTensorMemory = 2048 * kMiB;
-constexpr std::uint64_t kUsualTensorMemory = 1024 * kMiB;
 
 std::string count(int number, const std::string& one) {
   return std::to_string(number) + " " + one + (number == 1 ? "" : "s");
@@ -415,43 +407,6 @@ void place(const Budget& budget, const Division& division, ThreadPlan& plan) {
                          nodes_of(cores, workers_begin, end));
 }
 
-Decision decide_primitive_cache(const PlanInputs& inputs) {
-  if (inputs.primitive_cache > 0) return {inputs.primitive_cache, "asked for by the option primitive_cache"};
-  if (!inputs.variables.primitive_cache.empty())
-    return {0, "oneDNN keeps as many as the environment's " + inputs.variables.primitive_cache + " tells"};
-  if (inputs.memory && inputs.memory->bytes < kPrimitiveCacheMemory)
-    return {0, "oneDNN keeps as many primitives as by itself, as memory is short"};
-  return {kPrimitiveCache, "oneDNN keeps the primitives of batches of more shapes than by itself"};
-}
-
-void decide_tensor_memory(const PlanInputs& inputs, ThreadPlan& plan) {
-  const auto none = [&plan](const std::string& why) { plan.reasons.push_back("tensor_memory = 0: " + why); };
-  if (!inputs.tensor_memory) return none("the option tensor_memory says so");
-  if (!inputs.variables.malloc_setting.empty())
-    return none("malloc decides, as the environment's " + inputs.variables.malloc_setting + " tells");
-  if (inputs.memory && inputs.memory->bytes < kTensorMemory)
-    return none("freed tensors' memory goes back at once, as memory is short");
-  plan.tensor_memory = inputs.memory ? inputs.memory->bytes / 4 : kUsualTensorMemory;
-  plan.reasons.push_back(
-      "tensor_memory = " + std::to_string(plan.tensor_memory) +
-      ": bytes of freed tensors that may be kept for the next ones, " +
-      (inputs.memory ? "a quarter of what " + inputs.memory->source + " leaves" : size_text(kUsualTensorMemory)) +
-      ", as new memory comes page by page");
-}
-
-void choose_kernels(const PlanInputs& inputs, ThreadPlan& plan) {
-  const std::string better = better_blas_kernels(inputs.blas_kernels, inputs.features);
-  if (better.empty()) return;
-  const std::string current = "OpenBLAS runs its kernels for " + inputs.blas_kernels + ", without AVX";
-  if (!inputs.variables.blas_kernels.empty()) {
-    plan.reasons.push_back(current + ", as the environment's OPENBLAS_CORETYPE=" + inputs.variables.blas_kernels +
-                           " tells");
-    return;
-  }
-  plan.blas_kernels = better;
-  plan.reasons.push_back("blas_kernels = " + better + ": " + current + ", as it does not know this processor");
-}
-
 }  // namespace
 }  // namespace threading
 
@@ -486,7 +441,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
   decide("inter_op", plan.inter_op, decide_inter_op(inputs));
   decide("blas", plan.blas, decide_blas(budget, intra_op.value, asked.has_value()));
   plan.short_spinning = !pools_collide(budget, intra_op.value);
-  choose_kernels(inputs, plan);
+  plan_blas_kernels(inputs, plan);
   decide("training", plan.training, decide_training(budget, division, intra_op.value, asked.has_value()));
   decide("dataloader", plan.dataloader, dataloader);
   decide("dataloader_limit", plan.dataloader_limit, decide_limit(budget, dataloader.value));
@@ -496,8 +451,8 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
          {budget.reserved, budget.reserved == 0 ? "too few cores to leave one to the system"
                            : division.divided   ? "left to the system by trainer and workers"
                                                 : "left to the system by workers and preprocessing"});
-  decide("primitive_cache", plan.primitive_cache, decide_primitive_cache(inputs));
-  decide_tensor_memory(inputs, plan);
+  plan_primitive_cache(inputs, plan);
+  plan_tensor_memory(inputs, plan);
   place(budget, division, plan);
   plan.reasons.insert(plan.reasons.end(), inputs.variables.notes.begin(), inputs.variables.notes.end());
   if (inputs.intra_op == 0 && intra_op.value > budget.cores.value)

@@ -86,7 +86,7 @@ class Store {
         ++shelf.count;
         idle_ += size;
       }
-      if (const auto now = std::chrono::steady_clock::now(); now - cleared_ >= kPatience) {
+      if (const auto now = std::chrono::steady_clock::now(); now - cleared_ >= patience_) {
         cleared_ = now;
         for (std::uint32_t i = 0; i < kClasses; ++i) take_from(i, shelves_[i].least, unwanted);
       }
@@ -105,9 +105,10 @@ class Store {
     return unwanted != nullptr;
   }
 
-  void set_limit(std::uint64_t limit) {
+  void set_limit(std::uint64_t limit, std::chrono::milliseconds patience) {
     const std::lock_guard<std::mutex> lock(mutex_);
     limit_ = limit;
+    patience_ = patience;
     cleared_ = std::chrono::steady_clock::now();
   }
   TensorMemory memory() {
@@ -124,8 +125,6 @@ class Store {
   }
 
  private:
-  static constexpr std::chrono::seconds kPatience{5};
-
   struct Shelf {
     Block* blocks = nullptr;
     std::uint32_t count = 0;
@@ -150,6 +149,7 @@ class Store {
   std::array<Shelf, kClasses> shelves_{};
   std::uint64_t limit_ = 0;
   std::uint64_t idle_ = 0;
+  std::chrono::milliseconds patience_{};
   std::chrono::steady_clock::time_point cleared_;
 };
 
@@ -260,12 +260,12 @@ TensorMemory tensor_memory() {
   return keeping && c10::GetCPUAllocator() == &allocator() ? store().memory() : TensorMemory{};
 }
 
-std::string keep_tensor_memory(std::uint64_t limit) {
+std::string keep_tensor_memory(std::uint64_t limit, std::chrono::milliseconds patience) {
   c10::Allocator* const current = c10::GetCPUAllocator();
   if (limit == 0) {
     keeping = false;
     if (current == &allocator()) c10::SetCPUAllocator(c10::GetDefaultCPUAllocator());
-    store().set_limit(0);
+    store().set_limit(0, patience);
     for (Block*& list : at_hand.blocks) give_back_all(std::exchange(list, nullptr));
     at_hand.bytes = 0;
     store().clear();
@@ -274,10 +274,10 @@ std::string keep_tensor_memory(std::uint64_t limit) {
   if (kAddressSanitizer) return "AddressSanitizer watches it";
   if (current != &allocator() && current != c10::GetDefaultCPUAllocator())
     return "the program has an allocator of its own";
-  store().set_limit(limit);
+  store().set_limit(limit, patience);
   c10::SetCPUAllocator(&allocator());
   if (c10::GetCPUAllocator() != &allocator()) {
-    store().set_limit(0);
+    store().set_limit(0, patience);
     return "LibTorch kept its allocator";
   }
   keeping = true;

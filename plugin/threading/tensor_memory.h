@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -24,13 +25,13 @@ TensorMemory tensor_memory();
 ///
 /// This stands in front of LibTorch's default allocator (c10::SetCPUAllocator): a freed block goes to a list of blocks
 /// of its size, four sizes to each power of two, and the next tensor of that size takes it. A thread keeps small blocks
-/// at hand; large ones are shared. What nobody needed for five seconds is given back while tensors are freed, and all
-/// of it before an allocation fails. Results do not change.
+/// at hand; large ones are shared. What nobody needed for `patience` is given back while tensors are freed, and all of
+/// it before an allocation fails. Results do not change.
 ///
 /// Any thread. Tensors outlive a change: each goes back where it came from. A forked child keeps nothing, as its memory
 /// is a copy of each page that it writes to; it may call this anew. While PyTorch's profiler records memory, new
 /// tensors go past it, so that all are seen. Not with an allocator of the program's own, nor where AddressSanitizer
 /// watches memory.
-std::string keep_tensor_memory(std::uint64_t limit);
+std::string keep_tensor_memory(std::uint64_t limit, std::chrono::milliseconds patience = std::chrono::seconds(5));
 
 }  // namespace torchfeed::threading

@@ -1,0 +1,63 @@
+#include <torchfeed/plugin/threading/library_plan.h>
+
+#include <cstdint>
+#include <string>
+
+namespace torchfeed::threading {
+namespace {
+
+/// With less free memory than this nothing is kept beyond what libraries keep by themselves.
+constexpr std::uint64_t kEnoughMemory = std::uint64_t{2} << 30;
+
+/// Primitives that oneDNN should keep: it keeps 1024 by itself, which a model with batches of many shapes goes through,
+/// as each layer takes three of them (forward, data and weights backward) for each shape. One takes up to about 100
+/// KiB.
+constexpr int kPrimitiveCache = 4096;
+
+/// Of freed tensors, where nobody tells how much memory there is.
+constexpr std::uint64_t kUsualTensorMemory = std::uint64_t{1} << 30;
+
+bool memory_is_short(const PlanInputs& inputs) { return inputs.memory && inputs.memory->bytes < kEnoughMemory; }
+
+}  // namespace
+
+void plan_blas_kernels(const PlanInputs& inputs, ThreadPlan& plan) {
+  const std::string better = better_blas_kernels(inputs.blas_kernels, inputs.features);
+  if (better.empty()) return;
+  const std::string current = "OpenBLAS runs its kernels for " + inputs.blas_kernels + ", without AVX";
+  if (!inputs.variables.blas_kernels.empty()) {
+    plan.reasons.push_back(current + ", as the environment's OPENBLAS_CORETYPE=" + inputs.variables.blas_kernels +
+                           " tells");
+    return;
+  }
+  plan.blas_kernels = better;
+  plan.reasons.push_back("blas_kernels = " + better + ": " + current + ", as it does not know this processor");
+}
+
+void plan_primitive_cache(const PlanInputs& inputs, ThreadPlan& plan) {
+  const auto decide = [&plan](int primitives, const std::string& why) {
+    plan.primitive_cache = primitives;
+    plan.reasons.push_back("primitive_cache = " + std::to_string(primitives) + ": " + why);
+  };
+  if (inputs.primitive_cache > 0) return decide(inputs.primitive_cache, "asked for by the option primitive_cache");
+  if (!inputs.variables.primitive_cache.empty())
+    return decide(0, "oneDNN keeps as many as the environment's " + inputs.variables.primitive_cache + " tells");
+  if (memory_is_short(inputs)) return decide(0, "oneDNN keeps as many primitives as by itself, as memory is short");
+  decide(kPrimitiveCache, "oneDNN keeps the primitives of batches of more shapes than by itself");
+}
+
+void plan_tensor_memory(const PlanInputs& inputs, ThreadPlan& plan) {
+  const auto decide = [&plan](std::uint64_t bytes, const std::string& why) {
+    plan.tensor_memory = bytes;
+    plan.reasons.push_back("tensor_memory = " + std::to_string(bytes) + ": " + why);
+  };
+  if (!inputs.tensor_memory) return decide(0, "the option tensor_memory says so");
+  if (!inputs.variables.malloc_setting.empty())
+    return decide(0, "malloc decides, as the environment's " + inputs.variables.malloc_setting + " tells");
+  if (memory_is_short(inputs)) return decide(0, "freed tensors' memory goes back at once, as memory is short");
+  const std::string why = "bytes of freed tensors that may be kept for the next ones, as new memory comes page by page";
+  if (!inputs.memory) return decide(kUsualTensorMemory, why);
+  decide(inputs.memory->bytes / 4, why + "; a quarter of what " + inputs.memory->source + " leaves");
+}
+
+}  // namespace torchfeed::threading
