@@ -212,7 +212,9 @@ TEST(CompareSettingsTest, KAutoHasTimeToFindItsPace) {
                                      [](const torch::Tensor& /*batch*/) { compute(2e-3); },
                                      {.repeats = 1, .time = std::chrono::milliseconds(100), .print = false});
   for (const std::size_t i : {0, 1}) {
-    EXPECT_GE(static_cast<double>(rows[i].batches) * 4 / rows[i].whole_samples_per_second, i == 0 ? 0.1 : 0.3);
+    // Told up to the last batch, whose step is part of the time.
+    const double seconds = static_cast<double>(rows[i].batches) * 4 / rows[i].whole_samples_per_second;
+    EXPECT_GE(seconds, i == 0 ? 0.09 : 0.29);
     EXPECT_LE(rows[i].whole_samples_per_second, 4 / 2e-3);
   }
 }
