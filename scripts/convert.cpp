@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -122,9 +123,17 @@ std::vector<Outcome> convert_side_by_side(const std::vector<Input>& inputs, int 
                                           Progress& progress) {
   std::vector<Outcome> outcomes(inputs.size());
   std::atomic<std::size_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr fault;  // of no file: memory is short
   const auto work = [&] {
-    for (std::size_t i; (i = next.fetch_add(1)) < inputs.size();) {
-      outcomes[i] = convert(inputs[i], 1, options, progress);
+    try {
+      for (std::size_t i; (i = next.fetch_add(1)) < inputs.size();) {
+        outcomes[i] = convert(inputs[i], 1, options, progress);
+      }
+    } catch (...) {
+      next = inputs.size();
+      const std::lock_guard<std::mutex> lock(mutex);
+      fault = std::current_exception();
     }
   };
   const std::size_t most = std::min({inputs.size(), static_cast<std::size_t>(workers), most_at_once()});
@@ -136,6 +145,7 @@ std::vector<Outcome> convert_side_by_side(const std::vector<Input>& inputs, int 
   }
   work();
   threads.clear();
+  if (fault) std::rethrow_exception(fault);
   return outcomes;
 }
 

@@ -463,6 +463,14 @@ TEST(ConvertTest, IsNotInTheWayOfAnotherThatClearsUp) {
   EXPECT_EQ(files_in(dir.path()), std::vector<std::string>{});
 }
 
+TEST(ConvertTest, RemovesWhatAnInterruptedRunHasWritten) {
+  const TempDir dir;
+  fs::create_directories(dir.file(".x.torchfeed-tmp/deep"));
+  dir.write(".x.torchfeed-tmp/rows.npy", "half");
+  const converted::StagedDirectory staged(dir.path(), "x");
+  EXPECT_TRUE(fs::is_empty(staged.path()));
+}
+
 TEST(ConvertTest, FollowsNoLinkThatHasATemporaryName) {
   const TempDir dir;
   fs::create_directories(dir.file("mine"));

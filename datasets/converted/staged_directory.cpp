@@ -156,9 +156,9 @@ StagedDirectory::StagedDirectory(const fs::path& parent, const std::string& name
   fs::create_directory(path_, error);
   check(path_, "cannot make the directory", error);
   if (!is_own_directory(path_)) fail(path_, "cannot write", ENOTDIR);  // a link, whose target is somebody's
-  if (fs::is_empty(path_, error)) return;
+  fs::directory_iterator left(path_, error);  // by a run that was interrupted
   check(path_, "cannot read", error);
-  for (const auto& entry : fs::directory_iterator(path_)) fs::remove_all(entry.path());
+  for (const auto& entry : left) fs::remove_all(entry.path());
 }
 
 StagedDirectory::~StagedDirectory() {

@@ -54,9 +54,9 @@ struct CsvOptions {
   /// Threads that parse, and do what is given to `CsvReader::async`, the calling one among them. Range: 1 to 256.
   /// Default: 1.
   int threads = 1;
-  /// Bytes of text in a block, but for its last line, which is whole. Memory is at most about 5 * threads times this
-  /// much, and where bars are converted as much again for every ten columns of features. Range: 1 to 1 GiB. Default:
-  /// 1 MiB.
+  /// Bytes of text in a block, but for its last line, which is whole. Of bars of about 50 bytes a line, memory is about
+  /// 5 * threads times this much, and where they are converted as much again for every ten columns of features; of
+  /// shorter lines more. Range: 1 to 1 GiB. Default: 1 MiB.
   std::size_t block_bytes = std::size_t{1} << 20;
   /// Whether open, high, low and close must be above zero, high not below low, volume not below zero, where there are
   /// such columns. Default: true.

@@ -43,7 +43,8 @@ class FittedRows {
   /// Writes the window of the `sequence_length` rows before place.row: [L, C].
   void copy_window(const SamplePlace& place, float* out) const;
 
-  /// Has the processor fetch the rows of the sample that is to be copied next, its target's too.
+  /// Has the processor begin to fetch the rows of the sample that is to be copied next, and those on to its target. To
+  /// hit each line, and the target's above all, took longer than it saved.
   void prefetch(const SamplePlace& place) const {
     const std::int64_t length = data_.options.sequence_length;
     if (copies_.empty()) gathers_[place.instrument].prefetch(place.row - length, length + data_.options.horizon);

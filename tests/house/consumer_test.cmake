@@ -65,6 +65,11 @@ if(NOT output MATCHES "sum 4950 over 10 batches from 2 workers")
 endif()
 message(STATUS "${output}")
 
+run("run the consumer of the bars alone" ${consumer_build}/bars_consumer)
+if(NOT output MATCHES "[1-9] rows")
+  message(FATAL_ERROR "unexpected output of the consumer of the bars alone: ${output}")
+endif()
+
 run("run README.md's program" ${CMAKE_COMMAND} -E chdir ${source_dir} ${consumer_build}/readme_program)
 if(NOT output MATCHES "[1-9][0-9]* batches, waited [0-9.e-]+ s")
   message(FATAL_ERROR "unexpected output of README.md's program: ${output}")
