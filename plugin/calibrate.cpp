@@ -38,7 +38,8 @@ constexpr int kMostWarmingSteps = 100'000;
 constexpr int kLeastFirstSteps = 3;
 constexpr int kMostFirstSteps = 10;
 
-/// A step as long as this needs no other before it: what starting threads and filling caches takes does not show.
+/// A step as long as this needs no other before it: what starting threads and filling caches takes does not show. But
+/// where freed memory is kept, one fills that, as it was given back after the last measurement.
 constexpr double kLongStepSeconds = 0.05;
 
 double steady_seconds() {
@@ -167,7 +168,8 @@ struct Measurement {
     const Trial trial(threads, before);
     const double warm = std::exchange(last_blas, threads.blas) == threads.blas ? warming : warming_blas;
     const double begin = now();
-    for (int i = 0; i < kMostWarmingSteps && now() - begin < warm; ++i) {
+    const int least = threads.tensor_memory != before.tensor_memory ? 1 : 0;
+    for (int i = 0; i < kMostWarmingSteps && (i < least || now() - begin < warm); ++i) {
       const double step_begin = now();
       if (step_begin >= limits.end) return std::nullopt;
       step();
@@ -218,14 +220,16 @@ Measurement plan_measurement(const std::function<void()>& step, const Clock& now
   measurement.steps = static_cast<int>(std::clamp(kMeasurementSeconds / step_seconds, 1.0, double{kMostSteps}));
   if (step_seconds < kLongStepSeconds) measurement.warming = measurement.warming_blas = kWarmingSeconds;
   measurement.last_blas = result.before.blas;
-  const auto once = [&](double warming) {
+  const auto once = [&](double warming, bool fills_memory) {
     // The last of the steps that warm ends after that time.
-    const double warm = warming > 0 ? std::ceil(warming / step_seconds) : 0;
+    const double warm = std::max(std::ceil(warming / step_seconds), fills_memory ? 1.0 : 0.0);
     return (warm + measurement.steps) * step_seconds;
   };
   const auto needed = [&](double warming) {
-    const size_t candidates = result.candidates.size();
-    return static_cast<double>(threading::least_rounds(candidates) * (candidates + 2)) * once(warming);
+    double round = 2 * once(warming, false);
+    for (const MeasuredThreads& threads : result.candidates)
+      round += once(warming, threads.tensor_memory != result.before.tensor_memory);
+    return static_cast<double>(threading::least_rounds(result.candidates.size())) * round;
   };
   while (result.candidates.size() > 1 && needed(measurement.warming) > left) result.candidates.pop_back();
   if (measurement.warming > 0 && 2 * needed(kWarmingSecondsOfBlas) <= left)

@@ -69,7 +69,7 @@ struct Calibration {
 ///
 /// Call it instead of optimize_system_for_training(), so that LibTorch's own default is what it compares with, in the
 /// thread that trains, once the model is there. `step` is one step of training as it will be, loader left out. It runs
-/// thousands of times if it is short; one that takes more than 1/25 of `time` is too long for a candidate like it to be
+/// thousands of times if it is short; one that takes more than 1/32 of `time` is too long for a candidate like it to be
 /// decided on, and then nothing is changed. It changes what it changes: give it a copy of the model where that matters.
 /// Where the plan in force binds threads, they stay bound, and the loader's CPUs remain its own. No other thread may
 /// compute meanwhile: OpenBLAS's kernels are exchanged many times where the plan has others for it. Call it while no

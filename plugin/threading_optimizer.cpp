@@ -47,8 +47,8 @@ threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workloa
   inputs.intra_op = options.intra_op;
   inputs.inter_op = options.inter_op;
   inputs.default_inter_op = static_cast<int>(at::get_num_interop_threads());
-  static const int own_threads = at::get_num_threads();  // before the first plan was applied
-  inputs.default_intra_op = own_threads;
+  static const int before = at::get_num_threads();  // LibTorch's own, or the program's: before the first plan
+  inputs.default_intra_op = before;
   inputs.primitive_cache = options.primitive_cache;
   inputs.tensor_memory = options.tensor_memory;
   inputs.pin = options.pin;

@@ -27,8 +27,9 @@ struct RealTime {
 
 struct ThreadingOptions {
   /// Threads inside an operator, 0 to 4096. 0: from the environment's MKL_NUM_THREADS or OMP_NUM_THREADS, else one for
-  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores LibTorch's own number
-  /// where that is one and Workload::activation_bytes does not tell of large tensors.
+  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores the number that
+  /// LibTorch had before the first plan, where that is one and Workload::activation_bytes does not tell of large
+  /// tensors.
   int intra_op = 0;
   /// Threads for operators beside each other (torch.jit.fork), 0 to 4096, which can be set once in a process. 0:
   /// LibTorch's own number, about one a core.
@@ -44,7 +45,7 @@ struct ThreadingOptions {
   int primitive_cache = 0;
   /// Whether memory of freed CPU tensors may be kept for the next ones, so that a step does not get its pages from the
   /// kernel anew. What malloc's variables (MALLOC_TRIM_THRESHOLD_ and the like, GLIBC_TUNABLES) or another malloc in
-  /// LD_PRELOAD decide goes before it.
+  /// LD_PRELOAD decide goes before it. False ends what an earlier plan keeps.
   bool tensor_memory = true;
   /// None: as it is.
   std::optional<FpMath> fp_math = std::nullopt;

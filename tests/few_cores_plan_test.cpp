@@ -24,7 +24,8 @@ TEST(FewCoresPlanTest, FewCoresKeepLibTorchsOneThreadAndAllOfOpenBlass) {
     EXPECT_EQ(plan.intra_op, 1);
     EXPECT_EQ(plan.blas, cores);
     EXPECT_EQ(plan.training, cores);
-    EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 1: LibTorch's own number, which suits small tensors on "));
+    EXPECT_TRUE(
+        has_reason(plan.reasons, "intra_op = 1: LibTorch's number before the first plan, which suits small tensors"));
   }
   EXPECT_EQ(plan_with(1, "core:4 pu:1").intra_op, 4);
 }
@@ -39,15 +40,16 @@ TEST(FewCoresPlanTest, LargeActivationsAreWorthAThreadForEachOfFewCores) {
   EXPECT_TRUE(has_reason(small.reasons, "waking threads on 2 cores takes longer than they save with tensors of 4 MiB"));
 }
 
-TEST(FewCoresPlanTest, OnTwoCoresOpenBlasGetsOneThreadWhereLibTorchComputesOnBoth) {
+TEST(FewCoresPlanTest, TwoCoresOnWhichLibTorchComputesGoOnAsWithoutAPlan) {
   const ThreadPlan plan = plan_with(2, "core:2 pu:1");
   EXPECT_EQ(plan.intra_op, 2);
-  EXPECT_EQ(plan.blas, 1);
+  EXPECT_EQ(plan.blas, 2) << "a large product would take twice as long on one";
   EXPECT_FALSE(plan.short_spinning);
-  EXPECT_TRUE(has_reason(plan.reasons, "blas = 1: OpenMP's threads spin while they wait, and would keep OpenBLAS's"));
-  EXPECT_EQ(plan_with(2, "core:2 pu:1", kLargeActivation).blas, 2);
-  EXPECT_EQ(plan_with(3, "core:3 pu:1").blas, 3) << "a third of the speed is too little for products";
+  EXPECT_TRUE(plan_with(2, "core:2 pu:1", kLargeActivation).short_spinning);
   EXPECT_TRUE(plan_with(3, "core:3 pu:1").short_spinning);
+  PlanInputs inputs = machine("core:2 pu:1");
+  inputs.default_intra_op = inputs.intra_op = 2;
+  EXPECT_EQ(plan_threads(inputs).blas, 2) << "as the user asks";
 }
 
 TEST(FewCoresPlanTest, OneThreadIsForOpenBlasWithThreadsOfItsOwnAlone) {
@@ -80,6 +82,10 @@ TEST(LibraryPlanTest, AQuarterOfTheFreeMemoryMayLieIdleInFreedTensors) {
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_EQ(plan.tensor_memory, std::uint64_t{2} << 30);
   EXPECT_TRUE(has_reason(plan.reasons, "a quarter of what /proc/meminfo leaves"));
+  inputs.memory = MemoryRoom{std::uint64_t{1} << 40, "/proc/meminfo"};
+  EXPECT_EQ(plan_threads(inputs).tensor_memory, std::uint64_t{4} << 30) << "there may be more such processes";
+  EXPECT_TRUE(
+      has_reason(plan_threads(inputs).reasons, "no more, though /proc/meminfo leaves more than four times that"));
   inputs.memory = MemoryRoom{std::uint64_t{1} << 30, "/sys/fs/cgroup/memory.max"};
   EXPECT_EQ(plan_threads(inputs).tensor_memory, 0U);
   EXPECT_TRUE(has_reason(plan_threads(inputs).reasons, "tensor_memory = 0: freed tensors' memory goes back at once"));

@@ -228,11 +228,31 @@ TEST_F(PlanSetterDeathTest, FreedTensorsMemoryIsKeptReadBackAndPutBack) {
             return more;
           }());
           findings.expect(threading::tensor_memory().limit == 128 << 20, "a second plan has its own");
+          {
+            ThreadPlan none = plan;
+            none.tensor_memory = 0;
+            const AppliedPlan off = optimizer.apply(none);
+            findings.expect(threading::tensor_memory().limit == 0 && off.plan().tensor_memory == 0, "a third ends it");
+          }
+          findings.expect(threading::tensor_memory().limit == 128 << 20, "and puts it back");
         }
         findings.expect(threading::tensor_memory().limit == 0, "it is put back");
         findings.expect(kept.sum().item<float>() == 1'000'000, "tensors outlive it");
         findings.expect(ThreadingOptimizer({.tensor_memory = false}).plan().tensor_memory == 0, "an option refuses it");
         findings.finish(plan);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(PlanSetterDeathTest, APlanThatLivesAsLongAsTheProcessIsPutBackAtItsEnd) {
+  EXPECT_EXIT(
+      {
+        const ThreadingOptimizer optimizer(quiet());
+        ThreadPlan plan = optimizer.plan();
+        plan.tensor_memory = 64 << 20;
+        static const AppliedPlan applied = optimizer.apply(plan);
+        for (int size = 1; size < 10'000; size += 100) at::ones({size});
+        std::exit(0);
       },
       ::testing::ExitedWithCode(0), "");
 }

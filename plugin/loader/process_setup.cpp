@@ -1,6 +1,7 @@
 #include <torchfeed/plugin/loader/file_descriptor.h>
 #include <torchfeed/plugin/loader/process_setup.h>
 
+#include <torchfeed/plugin/threading/malloc_learning.h>
 #include <torchfeed/plugin/threading/worker_thread.h>
 
 #include <ATen/Parallel.h>
@@ -47,15 +48,6 @@ void be_ended_before_the_trainer() noexcept {
   }
 }
 
-/// Has malloc keep what a dataset frees after each batch, rather than give it to the system and have every page of it
-/// again, zeroed: images took four times as long. glibc learns so from the first large block that is freed (mallopt(3):
-/// M_MMAP_THRESHOLD), which in a worker, whose batches are in their slots, may never be.
-void keep_freed_memory() noexcept {
-  constexpr std::size_t kLargestToLearnFrom = (std::size_t{32} << 20) - (std::size_t{64} << 10);
-  void* volatile block = std::malloc(kLargestToLearnFrom);
-  std::free(block);
-}
-
 /// What exit() comes to in a worker: nothing that the trainer has left for its own end may run here, as destructors of
 /// its static objects wait for threads that are not here (LibTorch's inter-op pool does). Of what is printed, standard
 /// output alone is the worker's; other files may hold what the trainer will write itself.
@@ -79,7 +71,7 @@ void enter_server_process(const sigset_t& mask) noexcept {
   }
   ::signal(SIGCHLD, SIG_DFL);  // ignored, the kernel would reap workers itself
   ::prctl(PR_SET_NAME, "feed-server");
-  keep_freed_memory();
+  threading::teach_malloc_to_keep();
   try {
     if (!threading::compute_on_this_thread_alone()) {
       at::set_num_threads(1);

@@ -125,9 +125,13 @@ bool set_unless_refused(int count) {
   return !refused;
 }
 
-/// After a refusal: one thread, which needs no pool. What there is of a pool is not to be ended before a fork, where
-/// OpenBLAS would wait for threads that never were.
+/// Whether OpenBLAS has a part of a pool: a higher count would start second threads in the same places.
+std::atomic<bool> pool_is_broken{false};
+
+/// After a refusal: one thread for good, which needs no pool. What there is of a pool is not to be ended before a fork,
+/// where OpenBLAS would wait for threads that never were.
 void go_on_without_pool() {
+  pool_is_broken = true;
   if (blas().pool_runs && blas().count) {
     variable(blas().count).store(1);
     variable(blas().pool_runs).store(0);
@@ -174,6 +178,7 @@ bool set_blas_num_threads(int count) {
   // OpenBLAS on OpenMP would call omp_set_num_threads and so change ATen's count.
   if (found.library == BlasLibrary::kOpenBlasOnOpenMp) return found.get() == count;
   const std::lock_guard<std::mutex> lock(scopes().mutex);
+  if (pool_is_broken) return count == 1;
   if (scopes().count > 0) {
     scopes().threads = count;
     scopes().found_idle = false;  // the pool may be too small for it

@@ -31,9 +31,9 @@ std::optional<int> blas_num_threads();
 std::optional<int> usual_blas_num_threads();
 
 /// Sets the number and reads it back: true where it is now `count`. False without a library, for `count` < 1, and where
-/// the library keeps another number (OpenBLAS has a limit from when it was built) or the system starts no more threads.
-/// Any thread. While there is a SingleThreadedBlasScope, the number is noted for its end. Not for a forked child: see
-/// there.
+/// the library keeps another number (OpenBLAS has a limit from when it was built) or the system starts no more threads:
+/// where not even those of before are to be had, it is one for good. Any thread. While there is a
+/// SingleThreadedBlasScope, the number is noted for its end. Not for a forked child: see there.
 bool set_blas_num_threads(int count);
 
 /// Holds BLAS at one thread in this process for the time of a fork, so that the child starts with a count of one, or of

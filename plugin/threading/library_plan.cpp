@@ -16,6 +16,9 @@ constexpr int kPrimitiveCache = 4096;
 
 /// Of freed tensors, where nobody tells how much memory there is.
 constexpr std::uint64_t kUsualTensorMemory = std::uint64_t{1} << 30;
+/// And at most, however much there is: what tensors of ever other sizes would pile up, and there may be one such
+/// process for each of a machine's GPUs.
+constexpr std::uint64_t kMostTensorMemory = std::uint64_t{4} << 30;
 
 bool memory_is_short(const PlanInputs& inputs) { return inputs.memory && inputs.memory->bytes < kEnoughMemory; }
 
@@ -57,7 +60,10 @@ void plan_tensor_memory(const PlanInputs& inputs, ThreadPlan& plan) {
   if (memory_is_short(inputs)) return decide(0, "freed tensors' memory goes back at once, as memory is short");
   const std::string why = "bytes of freed tensors that may be kept for the next ones, as new memory comes page by page";
   if (!inputs.memory) return decide(kUsualTensorMemory, why);
-  decide(inputs.memory->bytes / 4, why + "; a quarter of what " + inputs.memory->source + " leaves");
+  const bool much = inputs.memory->bytes / 4 > kMostTensorMemory;
+  decide(much ? kMostTensorMemory : inputs.memory->bytes / 4,
+         why + (much ? "; no more, though " : "; a quarter of what ") + inputs.memory->source +
+             (much ? " leaves more than four times that" : " leaves"));
 }
 
 }  // namespace torchfeed::threading

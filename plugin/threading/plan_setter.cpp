@@ -154,7 +154,7 @@ void PlanSetter::set_primitive_cache() {
 void PlanSetter::keep_tensor_memory() {
   const std::uint64_t wanted = plan_.tensor_memory;
   const std::uint64_t before = tensor_memory().limit;
-  if (wanted == 0 || wanted == before) return;
+  if (wanted == before) return;
   const std::string problem = threading::keep_tensor_memory(wanted);
   plan_.tensor_memory = tensor_memory().limit;
   if (plan_.tensor_memory != wanted) return say("freed tensors' memory is not kept: " + problem);

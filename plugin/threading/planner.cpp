@@ -237,7 +237,8 @@ Division divide(const Budget& budget, int dataloader, const std::optional<Decisi
 }
 
 /// Whether OpenMP's threads would mostly get in the way: see kSomeCores. Unless it is known what the operators work on,
-/// LibTorch's own number tells: where that is one, nothing is slower with it than without this plan.
+/// the number before the first plan tells, LibTorch's own or the program's: where that is one, nothing is slower with
+/// it than without this plan.
 bool one_thread_is_enough(const Budget& budget) {
   const PlanInputs& inputs = budget.inputs;
   const std::uint64_t activation = inputs.workload.activation_bytes;
@@ -251,7 +252,7 @@ Decision decide_intra_op(const Budget& budget, const Division& division, const s
   if (one_thread_is_enough(budget)) {
     const std::string cores = count(budget.compute.value, "core");
     return {1, budget.inputs.workload.activation_bytes == 0
-                   ? "LibTorch's own number, which suits small tensors on " + cores +
+                   ? "LibTorch's number before the first plan, which suits small tensors on " + cores +
                          "; large ones gain by a thread for each: say so by Workload::activation_bytes, or calibrate()"
                    : "waking threads on " + cores + " takes longer than they save with tensors of " +
                          size_text(budget.inputs.workload.activation_bytes)};
@@ -274,9 +275,9 @@ Decision decide_inter_op(const PlanInputs& inputs) {
           "LibTorch's own number, which is left as it is unless the option inter_op asks"};
 }
 
-/// Whether OpenBLAS's threads and OpenMP's would keep each other from two cores, see planner.h. Not where LibTorch
-/// takes one thread by itself: products of matrices would be slower than without this plan.
-bool pools_collide(const Budget& budget, int intra_op) {
+/// Whether there are two cores, on both of which LibTorch computes by itself, in operators that are not known to be
+/// large: OpenMP's other thread is soon needed again, and goes on spinning as it would without this plan.
+bool two_cores_stay_awake(const Budget& budget, int intra_op) {
   const PlanInputs& inputs = budget.inputs;
   return inputs.blas == BlasLibrary::kOpenBlas && !inputs.variables.openblas_num_threads &&
          !inputs.variables.omp_num_threads &&  // which OpenBLAS follows, too
@@ -297,8 +298,6 @@ Decision decide_blas(const Budget& budget, int intra_op, bool asked) {
       if (!asked && one_thread_is_enough(budget))
         return {budget.compute.value,
                 name + "'s own threads, one for each core, which it uses for products that are worth it"};
-      if (pools_collide(budget, intra_op))
-        return {1, "OpenMP's threads spin while they wait, and would keep " + name + "'s own from the second core"};
       break;
     case BlasLibrary::kMkl:
       if (variables.mkl_num_threads) return {*variables.mkl_num_threads, "the environment's MKL_NUM_THREADS"};
@@ -440,7 +439,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
   decide("intra_op", plan.intra_op, intra_op);
   decide("inter_op", plan.inter_op, decide_inter_op(inputs));
   decide("blas", plan.blas, decide_blas(budget, intra_op.value, asked.has_value()));
-  plan.short_spinning = !pools_collide(budget, intra_op.value);
+  plan.short_spinning = !two_cores_stay_awake(budget, intra_op.value);
   plan_blas_kernels(inputs, plan);
   decide("training", plan.training, decide_training(budget, division, intra_op.value, asked.has_value()));
   decide("dataloader", plan.dataloader, dataloader);

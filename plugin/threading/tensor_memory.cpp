@@ -1,14 +1,18 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
+#include <dlfcn.h>
+#include <malloc.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <torchfeed/plugin/threading/malloc_learning.h>
 #include <torchfeed/plugin/threading/tensor_memory.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
-#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <mutex>
@@ -17,44 +21,49 @@
 namespace torchfeed::threading {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kAddressSanitizer = true;
-#elif defined(__has_feature)
-constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
-#else
-constexpr bool kAddressSanitizer = false;
-#endif
-
-/// In front of a tensor's memory, which stays aligned as LibTorch aligns it.
-struct alignas(64) Block {
-  std::uint32_t size_class;
+/// What is kept lies in lists, each linked through the memory itself. That has no header: malloc tells its size, so
+/// that a block may come from LibTorch's allocator and go to this one, and the other way round.
+struct Block {
   Block* next;
 };
-static_assert(sizeof(Block) == 64);
 
-/// Of blocks that go back to LibTorch's allocator.
-constexpr std::uint32_t kUnkept = ~std::uint32_t{0};
-/// Above this size, which no machine has, LibTorch's allocator says what is wrong.
-constexpr size_t kLargest = size_t{1} << 46;
-
-/// Four sizes to each power of two from 64 on, so that at most a fifth of a block is not used.
+/// Four sizes to each power of two from 256 on, so that at most a fifth of a block is not used. Below they are 64 apart
+/// too: glibc may give 40 bytes more than it was asked for, which must not make a block one of the next size.
 std::uint32_t size_class(size_t bytes) {
   const size_t last = bytes - 1;
+  if (last < 256) return static_cast<std::uint32_t>(last / 64);
   const auto power = static_cast<unsigned>(std::bit_width(last)) - 1;  // of the largest power of two in it
-  return (power - 6) * 4 + static_cast<std::uint32_t>(last >> (power - 2)) - 4;
+  return (power - 8) * 4 + static_cast<std::uint32_t>(last >> (power - 2));
 }
 
 /// The size of a class's blocks.
-constexpr size_t size_of(std::uint32_t size_class) { return (size_t{size_class % 4} + 5) << (size_class / 4 + 4); }
+constexpr size_t size_of(std::uint32_t kind) {
+  return kind < 4 ? (kind + 1) * size_t{64} : size_t{kind % 4 + 5} << (kind / 4 + 5);
+}
 
-constexpr std::uint32_t kClasses = 40 * 4;
-static_assert(size_of(kClasses - 1) == kLargest);
+constexpr std::uint32_t kClasses = 39 * 4;
+/// More than any machine has.
+constexpr size_t kLargest = size_t{1} << 46;
+static_assert(size_of(kClasses - 1) == kLargest && size_of(0) >= sizeof(Block));
 /// Of blocks up to 64 KiB a thread keeps so many bytes at hand.
-constexpr std::uint32_t kSmallClasses = 10 * 4;
+constexpr std::uint32_t kSmallClasses = 9 * 4;
 static_assert(size_of(kSmallClasses - 1) == 64 * 1024);
 constexpr size_t kAtHand = size_t{4} << 20;
+/// It looks after so many frees which of them it needs.
+constexpr std::uint32_t kFreesBetweenLooks = 1024;
 
-void give_back(Block* block) { c10::GetDefaultCPUAllocator()->raw_deallocate(block); }
+/// New memory after which it is asked again how much is free, and what is to stay so.
+constexpr size_t kNewMemoryBetweenLooks = size_t{256} << 20;
+constexpr size_t kMemoryToLeave = size_t{512} << 20;
+
+/// The most that may lie idle; 0: nothing is kept. Written under the store's lock, and read without: a block that is
+/// late goes to the store, which looks again.
+std::atomic<std::uint64_t> limit{0};
+
+void give_back(void* memory) {
+  static const c10::DeleterFnPtr libtorchs = c10::GetDefaultCPUAllocator()->raw_deleter();
+  libtorchs(memory);
+}
 
 void give_back_all(Block* list) {
   while (list != nullptr) give_back(std::exchange(list, list->next));
@@ -63,30 +72,34 @@ void give_back_all(Block* list) {
 /// The blocks that all threads share. Never destroyed, as tensors may be freed while the process ends.
 class Store {
  public:
-  Block* take(std::uint32_t size_class) {
+  /// Held while somebody changes what is kept.
+  std::mutex changing;
+
+  Block* take(std::uint32_t kind) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Shelf& shelf = shelves_[size_class];
+    Shelf& shelf = shelves_[kind];
     if (shelf.blocks == nullptr) return nullptr;
-    idle_ -= size_of(size_class);
+    idle_ -= size_of(kind);
     shelf.least = std::min(shelf.least, --shelf.count);
     return std::exchange(shelf.blocks, shelf.blocks->next);
   }
 
-  void put(Block* block) {
+  /// Puts a list of blocks, which may be empty, on the shelf, and gives back what was not needed for a while.
+  void put(Block* list, std::uint32_t kind) {
+    const auto now = std::chrono::steady_clock::now();
     Block* unwanted = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      const size_t size = size_of(block->size_class);
-      if (idle_ + size > limit_) {
-        block->next = nullptr;
-        unwanted = block;
-      } else {
-        Shelf& shelf = shelves_[block->size_class];
-        block->next = std::exchange(shelf.blocks, block);
-        ++shelf.count;
-        idle_ += size;
+      while (list != nullptr) {
+        Block* const block = std::exchange(list, list->next);
+        const bool fits = idle_ + size_of(kind) <= limit;
+        Block*& head = fits ? shelves_[kind].blocks : unwanted;
+        block->next = std::exchange(head, block);
+        if (!fits) continue;
+        ++shelves_[kind].count;
+        idle_ += size_of(kind);
       }
-      if (const auto now = std::chrono::steady_clock::now(); now - cleared_ >= patience_) {
+      if (now - cleared_ >= patience_) {
         cleared_ = now;
         for (std::uint32_t i = 0; i < kClasses; ++i) take_from(i, shelves_[i].least, unwanted);
       }
@@ -94,33 +107,67 @@ class Store {
     give_back_all(unwanted);
   }
 
-  /// All of it. Returns whether there was any.
-  bool clear() {
+  /// Gives back all of it.
+  void clear() {
     Block* unwanted = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       for (std::uint32_t i = 0; i < kClasses; ++i) take_from(i, shelves_[i].count, unwanted);
     }
     give_back_all(unwanted);
-    return unwanted != nullptr;
   }
 
-  void set_limit(std::uint64_t limit, std::chrono::milliseconds patience) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    limit_ = limit;
-    patience_ = patience;
-    cleared_ = std::chrono::steady_clock::now();
+  /// The same as memory is short: malloc would keep some.
+  void clear_to_the_system() {
+    clear();
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
   }
+
+  /// Before new memory is asked for.
+  void make_room(size_t bytes) {
+    FreeMemory free_memory = nullptr;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      new_bytes_ += bytes;
+      if (new_bytes_ < kNewMemoryBetweenLooks || idle_ == 0) return;
+      new_bytes_ = 0;
+      free_memory = free_memory_;
+    }
+    if (const auto room = free_memory(); room && room->bytes < bytes + kMemoryToLeave) clear_to_the_system();
+  }
+
+  void set(std::uint64_t most, std::chrono::milliseconds patience, FreeMemory free_memory) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      limit = most;
+      patience_ = patience;
+      free_memory_ = free_memory;
+      cleared_ = std::chrono::steady_clock::now();
+      if (idle_ <= most) return;
+    }
+    clear();
+  }
+
   TensorMemory memory() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return {limit_, idle_};
+    return {limit, idle_};
   }
 
-  void before_fork() { mutex_.lock(); }
-  void after_fork_in_parent() { mutex_.unlock(); }
-  void after_fork_in_child() {
-    limit_ = idle_ = 0;
-    shelves_ = {};  // the parent's: they are not written to, and so not copied
+  /// In a forked child, where nobody will use the blocks: gives up its share of their pages, so that the parent need
+  /// not copy each that it writes to. Not where a thread of the parent's was at the shelves.
+  void drop_pages() {
+    if (!mutex_.try_lock()) return;
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    for (std::uint32_t kind = kSmallClasses; kind < kClasses; ++kind) {
+      for (Block* block = shelves_[kind].blocks; block != nullptr;) {
+        const auto address = reinterpret_cast<std::uintptr_t>(std::exchange(block, block->next));
+        const std::uintptr_t first = (address + page - 1) / page * page;
+        const std::uintptr_t end = (address + size_of(kind)) / page * page;
+        if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+      }
+    }
     mutex_.unlock();
   }
 
@@ -133,93 +180,122 @@ class Store {
   };
 
   /// Moves `count` of a shelf's blocks to the front of `list`, under the lock.
-  void take_from(std::uint32_t size_class, std::uint32_t count, Block*& list) {
-    Shelf& shelf = shelves_[size_class];
+  void take_from(std::uint32_t kind, std::uint32_t count, Block*& list) {
+    Shelf& shelf = shelves_[kind];
     for (; count > 0; --count) {
-      Block* const block = shelf.blocks;
-      shelf.blocks = block->next;
+      Block* const block = std::exchange(shelf.blocks, shelf.blocks->next);
       block->next = std::exchange(list, block);
       --shelf.count;
-      idle_ -= size_of(size_class);
+      idle_ -= size_of(kind);
     }
     shelf.least = shelf.count;
   }
 
   std::mutex mutex_;
   std::array<Shelf, kClasses> shelves_{};
-  std::uint64_t limit_ = 0;
   std::uint64_t idle_ = 0;
+  std::uint64_t new_bytes_ = 0;
   std::chrono::milliseconds patience_{};
   std::chrono::steady_clock::time_point cleared_;
+  FreeMemory free_memory_ = nullptr;
 };
 
-/// Whether blocks are kept. Read without the lock: a block that is late goes to the store, which gives it back.
-std::atomic<bool> keeping{false};
+std::atomic<Store*> current_store{nullptr};
 
-Store& store() {
-  static Store* const value = [] {
-    auto* const made = new Store;
-    pthread_atfork([] { store().before_fork(); }, [] { store().after_fork_in_parent(); },
-                   [] {
-                     store().after_fork_in_child();
-                     keeping = false;
-                   });
-    return made;
-  }();
-  return *value;
+/// LibTorch calls this code for as long as the process lives, also where torchfeed was part of a plug-in.
+void stay_loaded() {
+  Dl_info here{};
+  if (dladdr(reinterpret_cast<void*>(&give_back), &here) != 0)
+    static_cast<void>(dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE));
 }
+
+/// A forked child has one of its own, whatever its parent's other threads were at.
+Store& store() {
+  static const bool ready = [] {
+    current_store = new Store;
+    stay_loaded();
+    pthread_atfork(nullptr, nullptr, [] {
+      limit = 0;
+      current_store.exchange(new Store)->drop_pages();
+    });
+    return true;
+  }();
+  static_cast<void>(ready);
+  return *current_store;
+}
+
+thread_local bool thread_ends = false;
 
 /// Small blocks that the calling thread has at hand, without a lock.
 struct AtHand {
-  std::array<Block*, kSmallClasses> blocks{};
+  std::array<Block*, kSmallClasses> lists{};
   size_t bytes = 0;
+  /// A bit for each list that was taken from since the last look.
+  std::uint64_t needed = 0;
+  std::uint32_t frees = 0;
 
-  ~AtHand();
+  ~AtHand() {
+    thread_ends = true;
+    hand_over(0);
+  }
+
+  void put(Block* block, std::uint32_t kind) {
+    const bool full = bytes + size_of(kind) > kAtHand;
+    if (full || ++frees % kFreesBetweenLooks == 0) hand_over(full ? 0 : std::exchange(needed, 0));
+    block->next = std::exchange(lists[kind], block);
+    bytes += size_of(kind);
+  }
+
+  Block* take(std::uint32_t kind) {
+    Block* const block = lists[kind];
+    if (block == nullptr) return nullptr;
+    lists[kind] = block->next;
+    bytes -= size_of(kind);
+    needed |= std::uint64_t{1} << kind;
+    return block;
+  }
+
+  /// Moves to the store all but the lists whose bits are set, and lets it see what nobody needs.
+  void hand_over(std::uint64_t kept) {
+    for (std::uint32_t kind = 0; kind < kSmallClasses; ++kind) {
+      if (lists[kind] == nullptr || (kept >> kind & 1) != 0) continue;
+      for (const Block* block = lists[kind]; block != nullptr; block = block->next) bytes -= size_of(kind);
+      store().put(std::exchange(lists[kind], nullptr), kind);
+    }
+    store().put(nullptr, 0);
+  }
 };
+static_assert(kSmallClasses <= 64);
 
-thread_local bool thread_ends = false;
 thread_local AtHand at_hand;
 
-AtHand::~AtHand() {
-  thread_ends = true;
-  for (Block* list : blocks)
-    while (list != nullptr) store().put(std::exchange(list, list->next));
-}
-
+/// Of this allocator's memory and of LibTorch's own.
 void put_down(void* memory) {
-  if (memory == nullptr) return;
-  Block* const block = static_cast<Block*>(memory) - 1;
-  const std::uint32_t kind = block->size_class;
-  if (kind == kUnkept || !keeping.load(std::memory_order_relaxed)) return give_back(block);
-  if (kind < kSmallClasses && !thread_ends && at_hand.bytes + size_of(kind) <= kAtHand) {
-    block->next = std::exchange(at_hand.blocks[kind], block);
-    at_hand.bytes += size_of(kind);
-  } else {
-    store().put(block);
-  }
+  const size_t bytes = malloc_usable_size(memory);
+  if (limit.load(std::memory_order_relaxed) == 0 || bytes < size_of(0) || bytes > kLargest ||
+      c10::memoryProfilingEnabled())
+    return give_back(memory);
+  const std::uint32_t kind = size_class(bytes + 1) - 1;  // the largest that it holds
+  auto* const block = static_cast<Block*>(memory);
+  if (kind < kSmallClasses && !thread_ends) return at_hand.put(block, kind);
+  block->next = nullptr;
+  store().put(block, kind);
 }
 
 /// One that was put down; null without.
 Block* pick_up(std::uint32_t kind) {
-  if (kind < kSmallClasses && !thread_ends) {
-    if (Block* const block = at_hand.blocks[kind]) {
-      at_hand.blocks[kind] = block->next;
-      at_hand.bytes -= size_of(kind);
-      return block;
-    }
-  }
-  return store().take(kind);
+  Block* const block = kind < kSmallClasses && !thread_ends ? at_hand.take(kind) : nullptr;
+  return block != nullptr ? block : store().take(kind);
 }
 
-Block* make(size_t bytes, std::uint32_t kind) {
-  void* memory = nullptr;
+void* make(size_t bytes, std::uint32_t kind) {
+  if (kind >= kSmallClasses) store().make_room(size_of(kind));
   try {
-    memory = c10::GetDefaultCPUAllocator()->raw_allocate(bytes);
+    return c10::GetDefaultCPUAllocator()->raw_allocate(size_of(kind));
   } catch (const c10::Error&) {
-    if (!store().clear()) throw;
-    memory = c10::GetDefaultCPUAllocator()->raw_allocate(bytes);
+    store().clear_to_the_system();
+    return c10::GetDefaultCPUAllocator()->raw_allocate(bytes);
   }
-  return new (memory) Block{kind, nullptr};
 }
 
 /// Stands in front of LibTorch's default allocator. LibTorch 2.2 made allocate() one that may change the allocator, and
@@ -232,19 +308,14 @@ class KeepingAllocator final : public c10::Allocator {
   void copy_data(void* to, const void* from, std::size_t bytes) const { std::memcpy(to, from, bytes); }
 
  private:
+  /// What could not be kept in its rounded size is LibTorch's own.
   static c10::DataPtr provide(size_t bytes) {
-    if (bytes > kLargest - sizeof(Block)) return c10::GetDefaultCPUAllocator()->allocate(bytes);
-    Block* block = nullptr;
-    if (bytes > 0) {
-      const size_t size = bytes + sizeof(Block);
-      const std::uint32_t kind = size_class(size);
-      if (!keeping.load(std::memory_order_relaxed) || c10::memoryProfilingEnabled()) {
-        block = make(size, kUnkept);
-      } else if (block = pick_up(kind); block == nullptr) {
-        block = make(size_of(kind), kind);
-      }
-    }
-    void* const memory = block != nullptr ? block + 1 : nullptr;
+    const std::uint64_t most = limit.load(std::memory_order_relaxed);
+    if (bytes == 0 || bytes > most || size_of(size_class(bytes)) > most || c10::memoryProfilingEnabled())
+      return c10::GetDefaultCPUAllocator()->allocate(bytes);
+    const std::uint32_t kind = size_class(bytes);
+    void* memory = pick_up(kind);
+    if (memory == nullptr) memory = make(bytes, kind);
     return {memory, memory, &put_down, c10::Device(c10::DeviceType::CPU)};
   }
 };
@@ -256,31 +327,18 @@ KeepingAllocator& allocator() {
 
 }  // namespace
 
-TensorMemory tensor_memory() {
-  return keeping && c10::GetCPUAllocator() == &allocator() ? store().memory() : TensorMemory{};
-}
+TensorMemory tensor_memory() { return c10::GetCPUAllocator() == &allocator() ? store().memory() : TensorMemory{}; }
 
-std::string keep_tensor_memory(std::uint64_t limit, std::chrono::milliseconds patience) {
-  c10::Allocator* const current = c10::GetCPUAllocator();
-  if (limit == 0) {
-    keeping = false;
-    if (current == &allocator()) c10::SetCPUAllocator(c10::GetDefaultCPUAllocator());
-    store().set_limit(0, patience);
-    for (Block*& list : at_hand.blocks) give_back_all(std::exchange(list, nullptr));
-    at_hand.bytes = 0;
-    store().clear();
-    return "";
+std::string keep_tensor_memory(std::uint64_t most, std::chrono::milliseconds patience, FreeMemory free_memory) {
+  const std::lock_guard<std::mutex> lock(store().changing);
+  if (most > 0) {
+    if (dlsym(RTLD_DEFAULT, "__asan_init") != nullptr) return "AddressSanitizer watches it";
+    if (c10::GetCPUAllocator() == c10::GetDefaultCPUAllocator()) c10::SetCPUAllocator(&allocator());
+    if (c10::GetCPUAllocator() != &allocator()) return "the program has an allocator of its own";
+    teach_malloc_to_keep();
   }
-  if (kAddressSanitizer) return "AddressSanitizer watches it";
-  if (current != &allocator() && current != c10::GetDefaultCPUAllocator())
-    return "the program has an allocator of its own";
-  store().set_limit(limit, patience);
-  c10::SetCPUAllocator(&allocator());
-  if (c10::GetCPUAllocator() != &allocator()) {
-    store().set_limit(0, patience);
-    return "LibTorch kept its allocator";
-  }
-  keeping = true;
+  store().set(std::min<std::uint64_t>(most, kLargest), patience, free_memory);
+  if (most == 0 && !thread_ends) at_hand.hand_over(0);
   return "";
 }
 
