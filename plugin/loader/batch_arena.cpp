@@ -3,6 +3,7 @@
 #include <torchfeed/plugin/loader/batch_pool.h>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/util/accumulate.h>
@@ -39,10 +40,23 @@ BatchArena*& current_arena() noexcept {
 
 }  // namespace loader
 
+namespace {
+
+/// What memory from elsewhere cannot be, or is not by from_blob.
+bool is_plain(const at::TensorOptions& options) {
+  return options.device().is_cpu() && options.layout() == at::kStrided && !options.has_memory_format() &&
+         !options.pinned_memory() && !options.requires_grad();
+}
+
+}  // namespace
+
 at::Tensor empty_batch(at::IntArrayRef sizes, at::TensorOptions options) {
+  if (!is_plain(options)) {
+    return at::empty(sizes, options);
+  }
   loader::BatchArena* arena = loader::current_arena();
   loader::BatchPool* pool = loader::current_pool();
-  if ((arena == nullptr && pool == nullptr) || !options.device().is_cpu() || options.layout() != at::kStrided) {
+  if (arena == nullptr && pool == nullptr) {
     return loader::empty_in_new_memory(sizes, options);
   }
   const auto bytes = static_cast<std::uint64_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();

@@ -7,6 +7,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <utility>
 
 namespace torchfeed::loader {
@@ -29,34 +32,36 @@ void ask_for_huge_pages(void* data, std::uint64_t bytes) {
 
 /// What a tensor holds of the pool.
 struct BatchPool::Loan {
-  std::shared_ptr<BatchPool> pool;
+  Loan(std::shared_ptr<BatchPool> from, at::Tensor lent) : pool(std::move(from)), block(std::move(lent)) {}
+  ~Loan() { pool->put_back(std::move(block)); }
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+
+  const std::shared_ptr<BatchPool> pool;
   at::Tensor block;
 };
 
 at::Tensor BatchPool::empty(at::IntArrayRef sizes, const at::TensorOptions& options, std::uint64_t bytes) {
-  auto loan = std::make_unique<Loan>(Loan{shared_from_this(), take(bytes)});
+  if (!is_owner()) {
+    return empty_in_new_memory(sizes, options);
+  }
+  // Ended by the last copy of the deleter, whether there was a tensor or there could be none.
+  auto loan = std::make_shared<Loan>(shared_from_this(), take(bytes));
   void* data = loan->block.data_ptr();
-  // The tensor has the loan, without which it could not be made, or nobody has.
-  at::Tensor tensor = at::from_blob(
-      data, sizes,
-      [loan = loan.get()](void* /*data*/) {
-        const std::unique_ptr<Loan> ended(loan);
-        ended->pool->put_back(std::move(ended->block));
-      },
-      options);
-  static_cast<void>(loan.release());
-  return tensor;
+  return at::from_blob(
+      data, sizes, [loan = std::move(loan)](void* /*data*/) {}, options);
 }
 
 at::Tensor BatchPool::take(std::uint64_t bytes) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    while (!free_.empty()) {
-      at::Tensor block = std::move(free_.back());
-      free_.pop_back();
-      if (block.nbytes() >= bytes && block.nbytes() <= 2 * bytes) {
-        return block;
-      }  // else batches have another size now
+    const auto block = std::find_if(free_.rbegin(), free_.rend(), [bytes](const at::Tensor& free) {
+      return free.nbytes() >= bytes && free.nbytes() <= 2 * bytes;
+    });
+    if (block != free_.rend()) {
+      at::Tensor taken = std::move(*block);
+      free_.erase(std::prev(block.base()));
+      return taken;
     }
   }
   // The block will not be freed with each batch. malloc learns from what is how much to keep (mallopt(3):
@@ -65,21 +70,31 @@ at::Tensor BatchPool::take(std::uint64_t bytes) {
   return empty_in_new_memory({static_cast<std::int64_t>(bytes)}, at::kByte);
 }
 
-void BatchPool::put_back(at::Tensor block) {
-  if (owner_depth_ != fork_depth()) {
-    return;  // in a fork of the trainer, whose other threads may have had the mutex
+void BatchPool::put_back(at::Tensor block) noexcept {
+  if (!is_owner()) {
+    return;
   }
+  at::Tensor oldest;  // is freed when others may have the mutex
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (free_.size() < kept_) {
-    free_.push_back(std::move(block));
+  if (kept_ == 0) {
+    return;
   }
+  if (free_.size() == kept_) {
+    oldest = std::move(free_.front());
+    free_.erase(free_.begin());
+  }
+  free_.push_back(std::move(block));
 }
 
 void BatchPool::keep(std::size_t blocks) {
+  if (!is_owner()) {
+    return;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
+  free_.reserve(blocks);
   kept_ = blocks;
   if (free_.size() > blocks) {
-    free_.resize(blocks);
+    free_.erase(free_.begin(), free_.end() - static_cast<std::ptrdiff_t>(blocks));
   }
 }
 

@@ -31,13 +31,6 @@ std::uint32_t spins_for(const FullDataLoaderOptions& options, std::size_t worker
   return workers + (own ? 0 : 1) <= cpus ? kSpins : 0;
 }
 
-// Batches that are made faster than workers and trainer can be woken are asked for further ahead, so that each wake-up
-// brings several: as many as take a worker so long, up to so many a worker and in all.
-constexpr std::int64_t kAheadNanoseconds = 400'000;
-constexpr std::size_t kMostAhead = 8;
-constexpr std::size_t kMostSmallJobs = 32;
-constexpr std::int64_t kUsualShare = 16;
-
 /// Slots for batches that the training loop keeps, beside max_jobs for requests under way. Memory is committed only to
 /// those that are used.
 std::uint32_t most_leases(const FullDataLoaderOptions& options) {
@@ -45,11 +38,6 @@ std::uint32_t most_leases(const FullDataLoaderOptions& options) {
 }
 
 }  // namespace
-
-std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) noexcept {
-  const std::size_t jobs = options.jobs_for(workers);
-  return options.prefetch_factor > 0 ? std::max(jobs, std::min(kMostAhead * workers, kMostSmallJobs)) : jobs;
-}
 
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options) {
   // Threads need the slots' words, not their memory.
@@ -89,7 +77,7 @@ Engine::Engine(const FullDataLoaderOptions& options, std::shared_ptr<LeasedRing>
                Telemetry& telemetry, std::size_t workers, bool needs_all_workers)
     : options_(options),
       workers_(workers),
-      max_jobs_(options.jobs_for(workers)),
+      lookahead_(options_),
       maker_(maker),
       telemetry_(telemetry),
       shared_(std::move(ring)),
@@ -134,21 +122,6 @@ bool Engine::counts_unfinished_only() const noexcept {
   return options_.enforce_ordering && !in_flight_.empty() && !ring_.has_result(in_flight_.front());
 }
 
-/// A batch took a worker so long: how many are to be asked for ahead.
-void Engine::saw_time(std::int64_t nanoseconds) noexcept {
-  // Now and then a worker loses its core for milliseconds, which tells nothing.
-  const std::int64_t known = usual_nanoseconds_;
-  usual_nanoseconds_ = known == 0 ? nanoseconds : known + (std::min(nanoseconds, 4 * known) - known) / kUsualShare;
-  set_jobs();
-}
-
-void Engine::set_jobs() noexcept {
-  const std::size_t least = options_.jobs_for(workers_);
-  const auto worth = static_cast<std::size_t>(kAheadNanoseconds / std::max<std::int64_t>(usual_nanoseconds_, 1));
-  const bool known = usual_nanoseconds_ > 0;
-  max_jobs_ = std::clamp(known ? worth * workers_ : 0, least, most_jobs(options_, workers_));
-}
-
 /// Requests in flight that have a result.
 std::size_t Engine::finished() const noexcept {
   return static_cast<std::size_t>(std::count_if(in_flight_.begin(), in_flight_.end(),
@@ -160,11 +133,12 @@ std::optional<std::uint32_t> Engine::find_slot() noexcept {
   if (held_ != 0 || alone_ != kNone) {
     return std::nullopt;
   }
-  if (in_flight_.size() >= max_jobs_) {
+  const std::size_t most = lookahead_.jobs(workers_);
+  if (in_flight_.size() >= most) {
     if (!counts_unfinished_only()) {
       return std::nullopt;
     }
-    if (in_flight_.size() - finished() >= max_jobs_) {
+    if (in_flight_.size() - finished() >= most) {
       return std::nullopt;
     }
   }
@@ -317,12 +291,16 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
       }
       continue;
     }
-    if (!begin) {
+    const bool at_first = !begin;
+    if (at_first) {
       begin = now;
     }
     // In order it is the front that is waited for, but others' results free workers for requests that are left.
     const bool others_matter = held_ != 0 || (refill() && ring_.has_free());
-    if (const auto late = late_result(); late && held_ == 0) {
+    // Only at first: what the trainer waits for may be there before a late one that is slow, or whose worker hangs.
+    const auto late = at_first && held_ == 0 ? lookahead_.late_result(ring_, in_flight_, workers_) : std::nullopt;
+    if (late) {
+      patience = std::min<std::chrono::nanoseconds>(patience, Lookahead::kLongestLate);
       ring_.wait_for_result(*late, first_ticket_, patience, 0, Due::kWhenWoken);
     } else if (options_.enforce_ordering && !others_matter) {
       ring_.wait_for_result(in_flight_.front(), first_ticket_, patience);
@@ -330,23 +308,6 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
       ring_.wait_for_result(std::nullopt, first_ticket_, patience, known);
     }
   }
-}
-
-/// Where batches are small and there is no core for the trainer to look for them all the time: the request whose result
-/// is to wake it, so that it finds several, and the workers have as many left to do meanwhile. Processes alone: threads
-/// that are all at work at once were half as fast, on the same tensors' reference counts.
-std::optional<std::uint32_t> Engine::late_result() const noexcept {
-  const bool deep = max_jobs_ > options_.jobs_for(workers_);
-  if (!deep || options_.worker_mode == WorkerMode::kThread ||
-      ring_.header().spins.load(std::memory_order_relaxed) > 0) {
-    return std::nullopt;
-  }
-  for (std::size_t i = in_flight_.size() / 2; i < in_flight_.size(); ++i) {
-    if (!ring_.has_result(in_flight_[i])) {
-      return in_flight_[i];
-    }
-  }
-  return std::nullopt;
 }
 
 /// Whether a worker is at a request in flight, or may be soon.
@@ -453,7 +414,7 @@ Engine::Result Engine::next(const std::function<bool()>& refill) {
   }
   telemetry_.restarts(ring_.header().restarts.load(std::memory_order_relaxed));
   telemetry_.produced(word.owner, slot.produce_begin, slot.produce_nanoseconds, slot.id);
-  saw_time(slot.produce_nanoseconds);
+  lookahead_.saw_time(slot.produce_nanoseconds);
   if (word.state == SlotState::kFailed) {
     maker_.rethrow(index);
   }
@@ -468,7 +429,6 @@ Engine::Result Engine::next(const std::function<bool()>& refill) {
 
 void Engine::set_workers(std::size_t count) {
   workers_ = count;
-  set_jobs();
   ring_.header().spins.store(spins_for(options_, count), std::memory_order_relaxed);
   crew_->call(static_cast<std::uint32_t>(count));
   if (count == 0) {

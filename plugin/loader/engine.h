@@ -4,6 +4,7 @@
 #include <torchfeed/plugin/loader/batch_maker.h>
 #include <torchfeed/plugin/loader/crew.h>
 #include <torchfeed/plugin/loader/lease.h>
+#include <torchfeed/plugin/loader/lookahead.h>
 #include <torchfeed/plugin/loader/memory_keeper.h>
 #include <torchfeed/plugin/loader/telemetry.h>
 #include <torchfeed/plugin/loader_state.h>
@@ -28,10 +29,6 @@ class WorkersLackResources : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
-
-/// Batches that so many workers may be asked for ahead, where they are small. With the option max_jobs never more than
-/// that.
-std::size_t most_jobs(const FullDataLoaderOptions& options, std::size_t workers) noexcept;
 
 /// The slots that a loader with these options needs.
 std::shared_ptr<LeasedRing> make_ring(const FullDataLoaderOptions& options);
@@ -133,11 +130,8 @@ class Engine {
   static constexpr std::uint64_t kNone = ~std::uint64_t{0};
 
   bool counts_unfinished_only() const noexcept;
-  void saw_time(std::int64_t nanoseconds) noexcept;
-  void set_jobs() noexcept;
   std::optional<std::size_t> find_result() const noexcept;
   std::size_t finished() const noexcept;
-  std::optional<std::uint32_t> late_result() const noexcept;
   std::size_t wait_for_result(const std::function<bool()>& refill, std::optional<Clock::time_point> deadline);
   bool anyone_at_work() const noexcept;
   bool free_results() noexcept;
@@ -153,8 +147,8 @@ class Engine {
   [[noreturn]] void throw_timeout_of_next() const;
 
   const FullDataLoaderOptions options_;
-  std::size_t workers_;   // as they should be in an epoch
-  std::size_t max_jobs_;  // by so many, with batches as they are
+  std::size_t workers_;  // as they should be in an epoch
+  Lookahead lookahead_;
   BatchMaker& maker_;
   Telemetry& telemetry_;
   std::shared_ptr<LeasedRing> shared_;
@@ -165,7 +159,6 @@ class Engine {
   std::deque<std::uint32_t> in_flight_;
   std::size_t held_ = 0;         // of in_flight_: found no memory, and wait for some
   std::uint64_t alone_ = kNone;  // ticket of the last one that was posted again when there was nothing left to gain
-  std::int64_t usual_nanoseconds_ = 0;  // a worker takes for a batch; 0: not known
   std::uint64_t next_ticket_ = 0;
   std::uint64_t first_ticket_ = 0;  // results of older ones are dropped
 };

@@ -50,6 +50,7 @@ class Workforce {
   }
 
   ~Workforce() {
+    pool_->keep(0);  // it lives on with tensors that the user has
     if (engine_ && !engine_->is_owner()) {
       static_cast<void>(maker_.release());  // worker threads, which this fork has not, were in the middle of its cells
     }
@@ -93,6 +94,7 @@ class Workforce {
     } else if (workers_ > 0 || engine_->in_flight().empty()) {
       engine_->set_workers(workers_);
     }
+    keep_memory(workers_);
   }
 
   /// No request is in flight: where none are wanted any more, those workers leave that have made the last of them.
@@ -111,6 +113,7 @@ class Workforce {
     telemetry_.workers_change(static_cast<int>(workers_), 0, problem);
     workers_ = 0;
     tuner_.reset();
+    keep_memory(0);
   }
 
   /// Ends the workers, and what is in flight with them.
@@ -118,6 +121,7 @@ class Workforce {
     telemetry_.stats() = engine_->stats();
     telemetry_.stats().workers = 0;
     engine_.reset();
+    pool_->keep(0);
   }
 
  private:
@@ -158,9 +162,10 @@ class Workforce {
   }
 
   /// What so many workers, or the loop, use by turns: batches under way, the loop's, and the one that it asks for.
+  /// Small ones, of which more are under way, are left to malloc.
   void keep_memory(std::size_t workers) {
     const bool slots = workers > 0 && options_.worker_mode == WorkerMode::kProcess;
-    pool_->keep(slots ? 0 : 2 + most_jobs(options_, workers));
+    pool_->keep(slots ? 0 : 2 + options_.jobs_for(workers));
   }
 
   TunerLimits limits() {
