@@ -1,6 +1,6 @@
 /// Makes a CSV file of minute bars and converts it with bin/convert: megabytes of CSV a second and the most memory, by
-/// 1 and by 2 workers in turn, and beside pandas.read_csv where Python has it. Prints a table. Each figure begins with a
-/// fixed cost, that of a file of a few bars: it is told, and left out in the columns "converting".
+/// 1 and by 2 workers in turn, and beside pandas.read_csv where Python has it. Prints a table. Each figure begins with
+/// a fixed cost, that of a file of a few bars: it is told, and left out in the columns "converting".
 
 #include <sys/resource.h>
 #include <sys/wait.h>

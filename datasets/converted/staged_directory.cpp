@@ -156,7 +156,7 @@ StagedDirectory::StagedDirectory(const fs::path& parent, const std::string& name
   fs::create_directory(path_, error);
   check(path_, "cannot make the directory", error);
   if (!is_own_directory(path_)) fail(path_, "cannot write", ENOTDIR);  // a link, whose target is somebody's
-  fs::directory_iterator left(path_, error);  // by a run that was interrupted
+  fs::directory_iterator left(path_, error);                           // by a run that was interrupted
   check(path_, "cannot read", error);
   for (const auto& entry : left) fs::remove_all(entry.path());
 }
