@@ -36,7 +36,7 @@ constexpr double kStartingSeconds = 0.06;
 constexpr std::uint64_t kStartingRounds = 3;  // of what is under way, so that each slot has been used
 // They are still getting faster while each window takes less than the one before by this share.
 constexpr double kWarming = 0.05;
-// A number that is within this share of the best one is measured for longer, which costs next to nothing: what a few
+// A number that is within this share of another is measured for longer, which costs next to nothing: what a few
 // milliseconds of another process take may be more than workers give.
 constexpr double kClose = 0.1;
 constexpr double kCloseSeconds = 0.1;
