@@ -28,7 +28,8 @@ struct CompareOptions {
   /// How often each setting is run, at least 1. Default: 3.
   int repeats = 3;
   /// How long a run is timed, above 0 ms; at least four batches. One of kAuto, which finds its pace while it runs,
-  /// three times as long. A run takes some short epochs and the dataset's making more. Default: 1 s.
+  /// three times as long. Its pace, and so the star, is that of the steady part. A run takes some short epochs and the
+  /// dataset's making more. Default: 1 s.
   std::chrono::milliseconds time{1000};
   /// Whether the table goes to stdout, and on the way there how far it is to stderr. Default: true.
   bool print = true;
@@ -43,7 +44,8 @@ struct SettingsRow : LoaderFigures {
 /// this process may use, but at least 4, workers that are processes and workers that are threads.
 std::vector<DataLoaderOptions> settings_to_compare(const DataLoaderOptions& base = DataLoaderOptions(32));
 
-/// The table that compare_settings prints: the best row is marked with a star.
+/// The table that compare_settings prints. The best row is marked with a star, which goes by the steady part of each
+/// run: what kAuto's trials cost is in its row's `whole` pace alone.
 std::string table_of(const std::vector<SettingsRow>& rows);
 
 namespace compare {

@@ -38,11 +38,12 @@ struct DataLoaderOptions {
   /// What a worker is: a process of its own, or a thread of the trainer's.
   TORCH_ARG(WorkerMode, worker_mode) = WorkerMode::kProcess;
 
-  /// Batches asked for ahead, a worker; at least 1. Where they are made in less than 0.2 ms, more are (up to 8, and 32
-  /// in all), as waking who waits for one takes longer than that.
+  /// Batches asked for ahead, a worker; at least 1. Where they are so small that more are made in 0.4 ms, so many are
+  /// (up to 8, and 32 in all), as waking who waits for one takes longer than making it.
   TORCH_ARG(std::size_t, prefetch_factor) = 2;
 
-  /// Batches asked for ahead in all, never more; replaces prefetch_factor * num_workers. At least 1.
+  /// Batches asked for ahead in all; replaces prefetch_factor * num_workers. At least 1. Never more, but in order those
+  /// that are done and wait behind a slow one do not count.
   TORCH_ARG(std::optional<std::size_t>, max_jobs);
 
   /// Whether workers live on after an epoch.

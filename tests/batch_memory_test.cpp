@@ -1,15 +1,21 @@
 // Memory that batches take in passing, and whose it is after.
 #include <torchfeed/plugin/loader/batch_pool.h>
 
+#include "support/forked_child.h"
 #include "support/loader_datasets.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cstdint>
+#include <fstream>
 #include <memory>
+#include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 namespace torchfeed {
@@ -71,13 +77,48 @@ TEST(BatchPool, KeepsNoMoreThanItIsToldTo) {
   torch::Tensor second = of_pool(*pool);
   first.fill_(7);
   first.reset();
+  const void* const kept = second.data_ptr();
   second.reset();  // one too many
-  EXPECT_EQ(of_pool(*pool).data_ptr(), memory);
-  const torch::Tensor large = of_pool(*pool, 4 * kLarge);
-  EXPECT_EQ(large.numel(), 4 * kLarge) << "a block that is too small makes room";
-  of_pool(*pool);
+  EXPECT_NE(kept, memory);
+  EXPECT_EQ(of_pool(*pool).data_ptr(), kept) << "what was in use last";
   pool->keep(0);
   EXPECT_EQ(of_pool(*pool).numel(), kLarge);
+}
+
+TEST(BatchPool, KeepsWhatDoesNotFitForThoseWhomItFits) {
+  const auto pool = std::make_shared<loader::BatchPool>();
+  torch::Tensor small = of_pool(*pool);
+  torch::Tensor large = of_pool(*pool, 4 * kLarge);
+  const void* const small_memory = small.data_ptr();
+  const void* const large_memory = large.data_ptr();
+  small.fill_(7);
+  small.reset();
+  large.fill_(8);
+  large.reset();
+  small = of_pool(*pool);
+  large = of_pool(*pool, 4 * kLarge);
+  EXPECT_EQ(small.data_ptr(), small_memory);
+  EXPECT_EQ(small.sum().item<std::int64_t>(), 7 * kLarge);
+  EXPECT_EQ(large.data_ptr(), large_memory);
+}
+
+TEST(BatchPool, IsLeftAloneInAFork) {
+  const auto pool = std::make_shared<loader::BatchPool>();
+  const void* const memory = of_pool(*pool).data_ptr();
+  const std::string said = testing::said_in_a_child([&]() -> std::string {
+    pool->keep(0);
+    return of_pool(*pool).data_ptr() == memory ? "the pool's" : "its own";
+  });
+  EXPECT_EQ(said, "its own");
+  EXPECT_EQ(of_pool(*pool).data_ptr(), memory);
+}
+
+TEST(BatchPool, TakesBackWhatOtherThreadsDrop) {
+  const auto pool = std::make_shared<loader::BatchPool>();
+  torch::Tensor tensor = of_pool(*pool).fill_(7);
+  const void* const memory = tensor.data_ptr();
+  std::thread([dropped = std::move(tensor)] {}).join();
+  EXPECT_EQ(of_pool(*pool).data_ptr(), memory);
 }
 
 TEST(BatchPool, EndsWhenItsLastTensorDoes) {
@@ -110,6 +151,7 @@ TEST_P(InTheTrainersProcess, LargeBatchesAreThePoolsAndNeverOverwrittenWhileThey
     std::int64_t next = 0;
     for (const torch::Tensor& batch : *loader) {
       EXPECT_EQ(batch.sum().item<std::int64_t>(), next * (kLarge / 4));
+      EXPECT_FALSE(batch.storage().resizable()) << "memory of the pool's is not malloc's to grow";
       if (next++ % 5 == 0) {
         kept.push_back(batch);
       }
@@ -120,6 +162,41 @@ TEST_P(InTheTrainersProcess, LargeBatchesAreThePoolsAndNeverOverwrittenWhileThey
     EXPECT_EQ(kept[i].sum().item<std::int64_t>(), 5 * static_cast<std::int64_t>(i) * (kLarge / 4));
   }
   EXPECT_EQ(loader::current_pool(), nullptr);
+}
+
+TEST_P(InTheTrainersProcess, BatchesAreWhatTheirOptionsAskFor) {
+  const auto make = [](const std::vector<std::size_t>& /*indices*/) {
+    const auto options = torch::dtype(torch::kFloat).memory_format(torch::MemoryFormat::ChannelsLast);
+    EXPECT_TRUE(empty_batch({4, 16, 64, 128}, options).is_contiguous(torch::MemoryFormat::ChannelsLast));
+    return empty_batch({kLarge}, torch::requires_grad());
+  };
+  auto loader = make_data_loader<Sequential>(TensorDataset(2, make), options_of(GetParam(), 1));
+  for (const torch::Tensor& batch : *loader) {
+    EXPECT_TRUE(batch.requires_grad());
+  }
+}
+
+std::int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::int64_t pages = 0;
+  file >> pages >> pages;
+  return pages * ::sysconf(_SC_PAGESIZE);
+}
+
+TEST_P(InTheTrainersProcess, MemoryThatNoTensorHasGoesWithTheLoader) {
+  constexpr std::int64_t kBytes = std::int64_t{64} << 20;
+  const auto make = [](const std::vector<std::size_t>& /*indices*/) {
+    return empty_batch({kBytes}, torch::kUInt8).fill_(1);
+  };
+  auto loader = make_data_loader<Sequential>(TensorDataset(6, make), options_of(GetParam(), 1));
+  torch::Tensor kept;
+  for (const torch::Tensor& batch : *loader) {
+    kept = batch;
+  }
+  const std::int64_t before = resident_bytes();
+  loader.reset();
+  EXPECT_LT(resident_bytes(), before - kBytes / 2);
+  EXPECT_EQ(kept[0].item<std::uint8_t>(), 1);
 }
 
 }  // namespace

@@ -29,6 +29,18 @@ class KeptMemory final : public loader::GrowingMemory {
   const at::Tensor memory_ = empty_batch({kMostBytes}, at::kByte);
 };
 
+/// `empty_batch` takes this memory, until the end of the scope.
+class ArenaScope {
+ public:
+  explicit ArenaScope(loader::GrowingMemory& memory) : arena_(memory, 0) { loader::current_arena() = &arena_; }
+  ~ArenaScope() { loader::current_arena() = nullptr; }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  loader::BatchArena arena_;
+};
+
 /// No loader: batches are made in one place, when they are asked for, by `make(indices)`, and dropped.
 template <typename Make>
 class WorkAlone final : public compare::MeasuredLoader {
@@ -51,10 +63,8 @@ class WorkAlone final : public compare::MeasuredLoader {
       index = next_++;
     }
     // As workers' slots are, the memory is that of the batch before.
-    loader::BatchArena arena(memory_, 0);
-    loader::current_arena() = &arena;
+    const ArenaScope scope(memory_);
     make_(indices_);
-    loader::current_arena() = nullptr;
     return true;
   }
   void finish() override { left_ = 0; }

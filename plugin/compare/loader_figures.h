@@ -30,7 +30,8 @@ struct LoaderFigures {
   double turnaround_ms = 0;             ///< from an epoch's last step to the next epoch's first batch
   double waiting_share = 0;  ///< of the loop's time, 0 to 1, in which it waited for the loader, or inline made batches
   double trainer_cpu_seconds = 0;  ///< of the trainer's process, worker threads left out
-  double worker_cpu_seconds = 0;   ///< of worker processes and the server that forks them, or of worker threads
+  double worker_cpu_seconds = 0;   ///< of worker processes and the server that forks them, or of worker threads, with
+                                   ///< what threads use that the step itself starts after the loader is made
   double peak_pss_mb =
       0;  ///< MB of trainer and workers, the most seen after the timed part; what they share counts once
   double added_pss_mb = 0;                   ///< how much of it came with the loader

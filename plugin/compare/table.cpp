@@ -37,6 +37,9 @@ std::string line_of(const LoaderFigures& row, int width) {
                    row.later_first_batch_ms, 100 * row.waiting_share, row.trainer_cpu_seconds, row.worker_cpu_seconds,
                    row.peak_pss_mb, row.descriptors);
   }
+  if (!row.worker_changes.empty()) {
+    line += format("  whole %.0f/s", row.whole_samples_per_second);  // the other paces leave the trials out
+  }
   return line + changes(row) + (row.error.empty() ? "" : "  " + row.error.substr(0, row.error.find('\n'))) + '\n';
 }
 

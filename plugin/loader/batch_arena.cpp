@@ -52,7 +52,7 @@ bool is_plain(const at::TensorOptions& options) {
 
 at::Tensor empty_batch(at::IntArrayRef sizes, at::TensorOptions options) {
   if (!is_plain(options)) {
-    return at::empty(sizes, options);
+    return at::empty(sizes, options.requires_grad(false)).set_requires_grad(options.requires_grad());
   }
   loader::BatchArena* arena = loader::current_arena();
   loader::BatchPool* pool = loader::current_pool();

@@ -291,16 +291,16 @@ std::size_t Engine::wait_for_result(const std::function<bool()>& refill, std::op
       }
       continue;
     }
-    const bool at_first = !begin;
-    if (at_first) {
+    if (!begin) {
       begin = now;
     }
     // In order it is the front that is waited for, but others' results free workers for requests that are left.
     const bool others_matter = held_ != 0 || (refill() && ring_.has_free());
-    // Only at first: what the trainer waits for may be there before a late one that is slow, or whose worker hangs.
-    const auto late = at_first && held_ == 0 ? lookahead_.late_result(ring_, in_flight_, workers_) : std::nullopt;
-    if (late) {
-      patience = std::min<std::chrono::nanoseconds>(patience, Lookahead::kLongestLate);
+    // Not for long: what the trainer waits for may be there before a late one that is slow, or whose worker hangs.
+    const std::chrono::nanoseconds late_for = *begin + Lookahead::kLongestLate - now;
+    const bool may_be_late = held_ == 0 && late_for.count() > 0;
+    if (const auto late = may_be_late ? lookahead_.late_result(ring_, in_flight_, workers_) : std::nullopt) {
+      patience = std::min(patience, late_for);
       ring_.wait_for_result(*late, first_ticket_, patience, 0, Due::kWhenWoken);
     } else if (options_.enforce_ordering && !others_matter) {
       ring_.wait_for_result(in_flight_.front(), first_ticket_, patience);

@@ -36,7 +36,7 @@ constexpr double kStartingSeconds = 0.06;
 constexpr std::uint64_t kStartingRounds = 3;  // of what is under way, so that each slot has been used
 // They are still getting faster while each window takes less than the one before by this share.
 constexpr double kWarming = 0.05;
-// A number that is within this share of the best is measured for longer, which costs next to nothing: what a few
+// A number that is within this share of another is measured for longer, which costs next to nothing: what a few
 // milliseconds of another process take may be more than workers give.
 constexpr double kClose = 0.1;
 constexpr double kCloseSeconds = 0.1;
@@ -324,7 +324,8 @@ int WorkerTuner::change(const TunerReading& now, int workers, std::string reason
   reason_ = std::move(reason);
   // What is under way was asked for under the old number.
   const auto most = static_cast<std::uint64_t>(std::max(workers, workers_));
-  const std::uint64_t under_way = (limits_->jobs > 0 ? limits_->jobs : limits_->jobs_a_worker * most) + 1;
+  const std::uint64_t usual = limits_->jobs > 0 ? limits_->jobs : limits_->jobs_a_worker * most;
+  const std::uint64_t under_way = std::max(usual, now.under_way) + 1;
   const bool first = workers_ == 0;
   first_seconds_ = first ? std::optional(std::numeric_limits<double>::max()) : std::nullopt;
   workers_ = workers;

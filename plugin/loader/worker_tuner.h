@@ -11,10 +11,11 @@ namespace torchfeed::loader {
 
 /// What a training loop has measured so far, as sums since the loader was made.
 struct TunerReading {
-  std::uint64_t batches = 0;   ///< handed out
-  double seconds = 0;          ///< of the loop: waiting and training, without pauses between epochs
-  double step_seconds = 0;     ///< of them, training
-  double produce_seconds = 0;  ///< making batches, summed over workers
+  std::uint64_t batches = 0;    ///< handed out
+  double seconds = 0;           ///< of the loop: waiting and training, without pauses between epochs
+  double step_seconds = 0;      ///< of them, training
+  double produce_seconds = 0;   ///< making batches, summed over workers
+  std::uint64_t under_way = 0;  ///< batches that workers were asked for and that are to be handed out still
 };
 
 /// What workers may cost.

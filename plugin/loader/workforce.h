@@ -76,7 +76,9 @@ class Workforce {
     }
     std::string problem = "unknown error";
     try {
-      const auto wanted = static_cast<std::size_t>(tuner_->look(telemetry_.reading()));
+      TunerReading reading = telemetry_.reading();
+      reading.under_way = engine_ ? engine_->in_flight().size() : 0;
+      const auto wanted = static_cast<std::size_t>(tuner_->look(reading));
       if (wanted != workers_) {
         set_count(wanted);
       } else if (engine_ && wanted == 0) {
