@@ -88,7 +88,7 @@ if $quick; then
   python=(--seconds 0.1 --repeats 1)
   micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
-  fast=(--seconds 0.5 --auto-seconds 2 --repeats 3) slow=(--seconds 0.6 --auto-seconds 2 --repeats 3)
+  fast=(--seconds 0.4 --auto-seconds 1.5 --repeats 3) slow=(--seconds 0.5 --auto-seconds 1.5 --repeats 3)
   python=(--seconds 0.3 --repeats 3)
   micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
   csv=(--megabytes 200 --repeats 3)
