@@ -138,7 +138,7 @@ command_of() {
     *_micro)
       command=("$bin/$1" "${micro[@]}" --benchmark_out_format=json --benchmark_out=%FILE)
       # These repeat by themselves, in turn with what they compare with.
-      [[ $1 != converter_micro ]] || command+=(--benchmark_filter=images_to_planes --benchmark_repetitions=1)
+      [[ $1 != converter_micro ]] || command+=(--benchmark_filter=images_to_planes --benchmark_repetitions=1 --benchmark_min_time=0.05)
       [[ $1 != parallel_map_micro ]] || command+=(--benchmark_filter=speed_up/compute)
       ;;
     loader_*)
