@@ -1,4 +1,5 @@
 #include <torchfeed/plugin/loader/batch_pool.h>
+#include <torchfeed/plugin/threading/malloc_learning.h>
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
@@ -64,9 +65,8 @@ at::Tensor BatchPool::take(std::uint64_t bytes) {
       return taken;
     }
   }
-  // The block will not be freed with each batch. malloc learns from what is how much to keep (mallopt(3):
-  // M_MMAP_THRESHOLD), and would give back and ask again for all that the dataset uses in passing.
-  static_cast<void>(at::empty({static_cast<std::int64_t>(bytes)}, at::kByte));
+  threading::teach_malloc_to_keep();  // what the dataset uses in passing, as this block will not be freed with each
+                                      // batch
   return empty_in_new_memory({static_cast<std::int64_t>(bytes)}, at::kByte);
 }
 
