@@ -62,6 +62,14 @@ Step gru(int64_t batch, int64_t length, int64_t hidden) {
       torch::randn({batch, hidden}));
 }
 
+Step lstm(int64_t batch, int64_t length, int64_t hidden) {
+  torch::nn::LSTM model(torch::nn::LSTMOptions(4, hidden).batch_first(true));
+  const auto x = torch::randn({batch, length, 4});
+  return training_step(
+      model->parameters(), [model, x]() mutable { return std::get<0>(model->forward(x)).select(1, -1); },
+      torch::randn({batch, hidden}));
+}
+
 Step convolutions(int64_t batch, int64_t size, int64_t channels) {
   const auto conv = [](int64_t from, int64_t to) {
     return torch::nn::Conv2d(torch::nn::Conv2dOptions(from, to, 3).padding(1));
@@ -133,6 +141,7 @@ constexpr Training kWorkloads[] = {
     {"transformer", "encoder layer of width 256, 16 x 64", 16 * 64 * 256 * 4, [] { return transformer(16, 64, 256); }},
     {"gru", "GRU 256, batch 64, 50 steps", 64 * 256 * 4, [] { return gru(64, 50, 256); }},
     {"small_gru", "GRU 32, batch 32, 50 steps", 32 * 32 * 4, [] { return gru(32, 50, 32); }},
+    {"small_lstm", "LSTM 32, batch 32, 50 steps", 32 * 32 * 4, [] { return lstm(32, 50, 32); }},
     {"finetune", "the step of ./scripts/finetune.sh", 32 * 32 * 4, [] { return finetune(); }},
     {"medium", "tanh and exp of 128 K numbers", 131'072 * 4, [] { return elementwise(131'072); }},
     {"elementwise", "tanh and exp of 4 M numbers", 4'000'000 * 4, [] { return elementwise(4'000'000); }},
@@ -324,9 +333,10 @@ int run(const std::vector<std::string>& arguments) {
   if (effort.own_threads > 0) at::set_num_threads(effort.own_threads);
   std::printf("LibTorch %s, %d threads in operators; medians of %d processes of %g s each\n", TORCH_VERSION,
               at::get_num_threads(), effort.rounds, effort.seconds);
-  const std::string kernels = ThreadingOptimizer().plan().blas_kernels;
-  std::printf("the plan: %s\n",
-              kernels.empty() ? "threads alone" : ("threads, and OpenBLAS's kernels for " + kernels).c_str());
+  const ThreadPlan plan = ThreadingOptimizer().plan();
+  std::printf("the plan: threads%s%s%s\n", plan.tensor_memory > 0 ? ", freed tensors' memory is kept" : "",
+              plan.onednn_rnn ? ", recurrent layers in oneDNN" : "",
+              plan.blas_kernels.empty() ? "" : (", OpenBLAS's kernels for " + plan.blas_kernels).c_str());
   std::printf("%-12s %10s %10s %8s  %s\n", "workload", "default ms", "plan ms", "gain", "least to most");
   for (const Training& workload : chosen) compare(std::string(self, static_cast<size_t>(length)), workload, effort);
   return 0;

@@ -1,6 +1,8 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <torchfeed/plugin/calibrate.h>
+#include <torchfeed/plugin/rnn/operators.h>
+#include <torchfeed/plugin/rnn/rnn_setting.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/calibration.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
@@ -54,7 +56,7 @@ std::string text_of(const char* format, double number) {
 
 bool same(const MeasuredThreads& a, const MeasuredThreads& b) {
   return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning &&
-         a.blas_kernels == b.blas_kernels && a.tensor_memory == b.tensor_memory;
+         a.blas_kernels == b.blas_kernels && a.tensor_memory == b.tensor_memory && a.onednn_rnn == b.onednn_rnn;
 }
 
 MeasuredThreads threads_in_force() {
@@ -63,8 +65,12 @@ MeasuredThreads threads_in_force() {
   threads.blas = threading::blas_num_threads().value_or(0);
   threads.short_spinning = threading::parked_openmp_threads() > 0;
   threads.tensor_memory = threading::tensor_memory().limit;
+  threads.onednn_rnn = rnn::onednn_is_used();
   return threads;
 }
+
+/// What of a plan a candidate goes without.
+enum class Without { kNothing, kKernels, kMemory };
 
 /// Those to try, the likeliest first, before it is known what can be set. `plan` is what optimize_system_for_training()
 /// would set; `asked`: its number of threads is the user's own.
@@ -75,11 +81,13 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const bool blas_fixed = fixed || variables.openblas_num_threads || before.blas == 0 ||
                           threading::blas_library() == threading::BlasLibrary::kOpenBlasOnOpenMp;
   std::vector<MeasuredThreads> candidates;
-  const auto add = [&](int intra_op, int blas, bool short_spinning, bool kernels = true, bool memory = true) {
+  const auto add = [&](int intra_op, int blas, bool short_spinning, Without without = Without::kNothing) {
     MeasuredThreads threads;
     // What was kept before stays kept.
-    threads.tensor_memory = memory && before.tensor_memory == 0 ? plan.tensor_memory : before.tensor_memory;
-    if (kernels) threads.blas_kernels = plan.blas_kernels;
+    const bool memory = without != Without::kMemory && before.tensor_memory == 0;
+    threads.tensor_memory = memory ? plan.tensor_memory : before.tensor_memory;
+    threads.onednn_rnn = before.onednn_rnn || plan.onednn_rnn;
+    if (without != Without::kKernels) threads.blas_kernels = plan.blas_kernels;
     threads.intra_op = fixed ? plan.intra_op : intra_op;
     threads.blas = blas_fixed ? plan.blas : blas;
     // One thread has nobody to wait for; what was shortened before stays so.
@@ -98,8 +106,8 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const int half = std::max(1, most / 2);
   add(half, half, true);
   add(plan.inference, plan.inference, true);
-  add(plan.intra_op, plan.blas, true, false);
-  add(most, plan.blas, true, true, false);
+  add(plan.intra_op, plan.blas, true, Without::kKernels);
+  add(most, plan.blas, true, Without::kMemory);
   add(before.intra_op, before.blas, false);
   return candidates;
 }
@@ -113,6 +121,7 @@ class Trial {
     plan_.blas = threads.blas;
     plan_.blas_kernels = threads.blas_kernels;
     plan_.tensor_memory = threads.tensor_memory;
+    plan_.onednn_rnn = threads.onednn_rnn;
     plan_.short_spinning = threads.short_spinning && !before.short_spinning;
     PlanSetter setter(plan_, undo_);
     if (threads.intra_op != before.intra_op) setter.set_intra_op();
@@ -120,6 +129,7 @@ class Trial {
     setter.set_blas_kernels();
     setter.shorten_spinning();
     setter.keep_tensor_memory();
+    rnn::set_onednn_rnn(plan_, undo_);
   }
   ~Trial() { PlanSetter::put_back(std::move(undo_)); }
   Trial(const Trial&) = delete;
@@ -242,7 +252,8 @@ std::string describe(const MeasuredThreads& threads) {
   if (threads.blas > 0) text += ", blas = " + std::to_string(threads.blas);
   if (!threads.blas_kernels.empty()) text += ", kernels for " + threads.blas_kernels;
   if (threads.short_spinning) text += ", idle threads sleep";
-  return text + (threads.tensor_memory > 0 ? ", freed memory is kept" : "");
+  if (threads.tensor_memory > 0) text += ", freed memory is kept";
+  return text + (threads.onednn_rnn ? ", recurrent layers in oneDNN" : "");
 }
 
 void fill(MeasuredThreads& threads, const std::vector<double>& seconds, const threading::Gain& gain) {
@@ -302,6 +313,7 @@ void apply(Calibration& result, const ThreadingOptions& options) {
   result.plan.short_spinning = threads.short_spinning;
   result.plan.blas_kernels = threads.blas_kernels;
   result.plan.tensor_memory = threads.tensor_memory;
+  result.plan.onednn_rnn = threads.onednn_rnn;
   // Not measured, so left as they are unless they are asked for.
   if (options.inter_op == 0) result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
   if (options.primitive_cache == 0) result.plan.primitive_cache = 0;

@@ -36,6 +36,8 @@ struct MeasuredThreads {
   bool short_spinning = false;
   /// Bytes of freed tensors' memory that are kept; 0: none.
   std::uint64_t tensor_memory = 0;
+  /// Whether recurrent layers run in oneDNN.
+  bool onednn_rnn = false;
   /// The median step in seconds.
   double step_seconds = 0;
   /// The default's time over this one's, above 1 where this is faster: median and quartiles over the rounds.
@@ -62,9 +64,9 @@ struct Calibration {
 
 /// Finds the number of threads by trying: runs `step` under the threads that are in force and under candidates (the
 /// plan's, one for each core, one, half, those of one NUMA node, with and without OpenMP's spinning, the plan's kernels
-/// and freed tensors' memory), in turn, and keeps a change only where it is beyond noise: it gains more than
-/// `least_gain`, more in the median of the rounds than what is in force gains over itself, and is faster in so many
-/// rounds that luck would not give it once in 20. The change stays for the life of the process. What the user's
+/// freed tensors' memory and recurrent layers), in turn, and keeps a change only where it is beyond noise: it gains
+/// more than `least_gain`, more in the median of the rounds than what is in force gains over itself, and is faster in
+/// so many rounds that luck would not give it once in 20. The change stays for the life of the process. What the user's
 /// variables fix (OMP_NUM_THREADS) is not tried otherwise.
 ///
 /// Call it instead of optimize_system_for_training(), so that LibTorch's own default is what it compares with, in the

@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <sched.h>
+#include <torchfeed/plugin/rnn/rnn_setting.h>
 #include <torchfeed/plugin/threading/blas_kernels.h>
 #include <torchfeed/plugin/threading/machine.h>
 #include <torchfeed/plugin/threading/plan_setter.h>
@@ -51,6 +52,7 @@ threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workloa
   inputs.default_intra_op = before;
   inputs.primitive_cache = options.primitive_cache;
   inputs.tensor_memory = options.tensor_memory;
+  inputs.onednn_rnn = options.onednn_rnn;
   inputs.pin = options.pin;
   return inputs;
 }
@@ -201,6 +203,7 @@ AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {
   setter.shorten_spinning();
   setter.set_primitive_cache();
   setter.keep_tensor_memory();
+  rnn::set_onednn_rnn(applied.plan_, applied.undo_);
   if (options_.fp_math) {
     const auto [mode, name] = onednn_mode(*options_.fp_math);
     setter.set_fp_math(mode, name);

@@ -47,6 +47,11 @@ struct ThreadingOptions {
   /// kernel anew. What malloc's variables (MALLOC_TRIM_THRESHOLD_ and the like, GLIBC_TUNABLES) or another malloc in
   /// LD_PRELOAD decide goes before it. False ends what an earlier plan keeps.
   bool tensor_memory = true;
+  /// Whether GRU layers, and before LibTorch 2 LSTM layers, of float32 whose state is small (at most 8192 numbers in a
+  /// batch) may run as a oneDNN primitive each, forward and backward, instead of some twenty operators for each time
+  /// step. Results change in their last bits; gradients of gradients are LibTorch's own. Where LibTorch has a oneDNN of
+  /// its own, and with at::globalContext().setUserEnabledMkldnn(false), LibTorch's operators stay.
+  bool onednn_rnn = true;
   /// None: as it is.
   std::optional<FpMath> fp_math = std::nullopt;
   /// Whether this thread and its OpenMP team take denormals as zero, which changes results that small. OpenBLAS's own
@@ -73,10 +78,10 @@ class [[nodiscard]] AppliedPlan {
   /// Leaves everything as it is for good.
   void keep();
   /// Puts back, the last first, what apply() changed: counts of threads, BLAS's kernels, OpenMP's spinning, oneDNN's
-  /// settings, the memory that is kept, masks, denormals, niceness and scheduling. The inter-op pool can be sized once
-  /// in a process and stays. Plans in force end in the reverse of their order. Same thread as apply(). What the system
-  /// refuses is told on stderr: without CAP_SYS_NICE niceness cannot be lowered again. In a forked child it does
-  /// nothing.
+  /// settings, the memory that is kept, recurrent layers, masks, denormals, niceness and scheduling. The inter-op pool
+  /// can be sized once in a process and stays. Plans in force end in the reverse of their order. Same thread as
+  /// apply(). What the system refuses is told on stderr: without CAP_SYS_NICE niceness cannot be lowered again. In a
+  /// forked child it does nothing.
   void restore();
 
  private:
@@ -111,10 +116,10 @@ class ThreadingOptimizer {
                                       std::int64_t worker_bytes = 0) const;
 
   /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, and BLAS's kernels, shortens the spinning of
-  /// libgomp's idle threads, sets oneDNN's primitive cache, keeps freed tensors' memory, binds threads where the plan
-  /// has CPUs for them, sets what else the options ask for, and reads everything back. What cannot be set (the inter-op
-  /// pool once it runs) is told in the result and is no error. Errors: c10::Error for a plan with a count or CPU
-  /// outside its range.
+  /// libgomp's idle threads, sets oneDNN's primitive cache, keeps freed tensors' memory, has recurrent layers run in
+  /// oneDNN, binds threads where the plan has CPUs for them, sets what else the options ask for, and reads everything
+  /// back. What cannot be set (the inter-op pool once it runs) is told in the result and is no error. Errors:
+  /// c10::Error for a plan with a count or CPU outside its range.
   AppliedPlan apply(const ThreadPlan& plan) const;
 
  private:

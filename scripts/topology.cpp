@@ -183,6 +183,7 @@ ordered_json to_json(const PlanInputs& inputs, const ThreadPlan& plan) {
           {"reserved", plan.reserved},
           {"primitive_cache", plan.primitive_cache},
           {"tensor_memory", plan.tensor_memory},
+          {"onednn_rnn", plan.onednn_rnn},
           {"short_spinning", plan.short_spinning},
           {"trainer_cpus", plan.trainer_cpus},
           {"dataloader_cpus", plan.dataloader_cpus},

@@ -21,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/expect_in_child.h"
+
 namespace torchfeed::threading {
 namespace {
 
@@ -43,20 +45,6 @@ long page_faults() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_minflt;
-}
-
-/// What `holds` says in a forked child, which computes on one thread.
-template <typename Holds>
-void expect_in_child(const Holds& holds) {
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(60);
-    at::set_num_threads(1);
-    _exit(holds() ? 0 : 1);
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
 }
 
 /// Of this process, in bytes: the first number of /proc/self/statm.

@@ -20,6 +20,8 @@ namespace torchfeed {
 namespace {
 
 constexpr ThreadingOptions kQuiet{.verbose = false};
+/// For which idle threads of OpenMP's are to sleep on any number of cores.
+constexpr Workload kLargeTensors{.activation_bytes = std::uint64_t{64} << 20};
 
 bool has_reason(const ThreadPlan& plan, const std::string& text) {
   return plan.explain().find(text) != std::string::npos;
@@ -260,7 +262,7 @@ TEST_F(ThreadingOptimizerDeathTest, TheUsersWaitPolicyIsLeftAlone) {
   setenv("OMP_WAIT_POLICY", "active", 1);
   EXPECT_EXIT(
       {
-        const ThreadPlan plan = optimize_system_for_training({.intra_op = 2, .verbose = false});
+        const ThreadPlan plan = optimize_system_for_training({.intra_op = 2, .verbose = false}, kLargeTensors);
         finish(threading::shorten_openmp_spinning(2).parked_threads == 0 &&
                    has_reason(plan, "OMP_WAIT_POLICY=active decides"),
                plan);
@@ -271,7 +273,7 @@ TEST_F(ThreadingOptimizerDeathTest, TheUsersWaitPolicyIsLeftAlone) {
 TEST_F(ThreadingOptimizerDeathTest, AProcessWithParkedThreadsEndsNormally) {
   EXPECT_EXIT(
       {
-        optimize_system_for_training({.intra_op = 2, .verbose = false});
+        optimize_system_for_training({.intra_op = 2, .verbose = false}, kLargeTensors);
         std::exit(at::ones({100'000}).sum().item<float>() == 100'000 ? 0 : 1);
       },
       ::testing::ExitedWithCode(0), "");

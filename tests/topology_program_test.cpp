@@ -89,6 +89,7 @@ TEST_F(TopologyProgramTest, ThisMachineIsPlannedAsTheOptimizerDoes) {
   EXPECT_EQ(said["blas"], plan.blas);
   EXPECT_EQ(said["short_spinning"], plan.short_spinning);
   EXPECT_EQ(said["tensor_memory"] > 0, plan.tensor_memory > 0) << "free memory changes meanwhile";
+  EXPECT_EQ(said["onednn_rnn"], plan.onednn_rnn);
 }
 
 TEST_F(TopologyProgramTest, LargeActivationsAreWorthThreads) {

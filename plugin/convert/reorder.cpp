@@ -1,16 +1,13 @@
 #include <torchfeed/plugin/convert/reorder.h>
 
+#include <torchfeed/plugin/onednn/engine.h>
+#include <torchfeed/plugin/onednn/one_openmp_thread.h>
+#include <torchfeed/plugin/onednn/recently_used.h>
+
 #include <c10/util/Exception.h>
 
-#include <dlfcn.h>
-#include <oneapi/dnnl/dnnl.hpp>
-
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <iterator>
-#include <list>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
@@ -19,37 +16,7 @@
 namespace torchfeed::convert {
 namespace {
 
-/// Makes the calling thread's OpenMP regions those of one thread while it lives.
-class OneOpenMpThread {
- public:
-  OneOpenMpThread() {
-    if (openmp().set != nullptr) openmp().set(1);
-  }
-  ~OneOpenMpThread() {
-    if (openmp().set != nullptr) openmp().set(threads_);
-  }
-  OneOpenMpThread(const OneOpenMpThread&) = delete;
-  OneOpenMpThread& operator=(const OneOpenMpThread&) = delete;
-
-  /// Looks up the functions, null without an OpenMP library, once.
-  struct OpenMp {
-    int (*get)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
-    void (*set)(int) = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
-  };
-  static const OpenMp& openmp() {
-    static const OpenMp openmp;
-    return openmp;
-  }
-
- private:
-  const int threads_ = openmp().get != nullptr ? openmp().get() : 1;
-};
-
-/// Never destroyed, as threads may convert while the process ends.
-const dnnl::engine& engine() {
-  static const auto* const engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
-  return *engine;
-}
+using onednn::engine;
 
 std::optional<dnnl::memory::data_type> type_of(at::ScalarType dtype) {
   switch (dtype) {
@@ -70,7 +37,7 @@ std::optional<dnnl::memory::data_type> type_of(at::ScalarType dtype) {
 
 dnnl::primitive_attr attributes(const Block& block, const std::vector<float>& scale) {
   dnnl::primitive_attr attributes;
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);  // the library's own belongs to the thread that made it
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const int mask = scale.size() == 1 ? 0 : 1 << block.channel;
 #if DNNL_VERSION_MAJOR >= 3
   attributes.set_scales_mask(DNNL_ARG_SRC, mask);
@@ -78,13 +45,6 @@ dnnl::primitive_attr attributes(const Block& block, const std::vector<float>& sc
   attributes.set_output_scales(mask, scale);
 #endif
   return attributes;
-}
-
-/// oneDNN's memory of any thread, at least that large.
-void* scratchpad(std::size_t bytes) {
-  thread_local std::vector<std::max_align_t> memory;
-  memory.resize(std::max(memory.size(), bytes / sizeof(std::max_align_t) + 1));
-  return memory.data();
 }
 
 class OneDnnReorder final : public Reorder {
@@ -106,12 +66,12 @@ class OneDnnReorder final : public Reorder {
 
  private:
   void execute(const void* from, void* to) const {
-    thread_local dnnl::stream stream(engine());
     std::unordered_map<int, dnnl::memory> arguments{
         {DNNL_ARG_FROM, dnnl::memory(from_, engine(), const_cast<void*>(from))},
         {DNNL_ARG_TO, dnnl::memory(to_, engine(), to)}};
     if (scratchpad_.get_size() > 0) {
-      arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(scratchpad_, engine(), scratchpad(scratchpad_.get_size())));
+      arguments.emplace(DNNL_ARG_SCRATCHPAD,
+                        dnnl::memory(scratchpad_, engine(), onednn::scratchpad(scratchpad_.get_size())));
     }
 #if DNNL_VERSION_MAJOR >= 3
     const dnnl::memory::desc scales({static_cast<dnnl::memory::dim>(scale_.size())}, dnnl::memory::data_type::f32,
@@ -119,8 +79,8 @@ class OneDnnReorder final : public Reorder {
     arguments.emplace(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC,
                       dnnl::memory(scales, engine(), const_cast<float*>(scale_.data())));
 #endif
-    reorder_.execute(stream, arguments);
-    stream.wait();
+    reorder_.execute(onednn::stream(), arguments);
+    onednn::stream().wait();
   }
 
   dnnl::memory::desc from_;
@@ -137,7 +97,7 @@ std::shared_ptr<const Reorder> make(const Block& block, const std::vector<float>
     return make({block.from, block.to, {1}, {1}, {1}, -1}, scale);
   }
   if (!from || !to || block.sizes.size() > DNNL_MAX_NDIMS) return nullptr;
-  const OneOpenMpThread one;
+  const onednn::OneOpenMpThread one;
   try {
     const dnnl::reorder::primitive_desc description(engine(), {block.sizes, *from, block.from_strides}, engine(),
                                                     {block.sizes, *to, block.to_strides}, attributes(block, scale),
@@ -166,38 +126,13 @@ Key key_of(const Block& block, const std::vector<float>& scale) {
   return key;
 }
 
-/// The reorders used last, the latest first.
-class Cache {
- public:
-  std::shared_ptr<const Reorder>* find(const Key& key) {
-    const auto found =
-        std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry.first == key; });
-    if (found == entries_.end()) return nullptr;
-    entries_.splice(entries_.begin(), entries_, found);
-    return &entries_.front().second;
-  }
-
-  void put(Key key, std::shared_ptr<const Reorder> reorder) {
-    constexpr std::size_t kCapacity = 64;
-    if (entries_.size() == kCapacity) entries_.pop_back();
-    entries_.emplace_front(std::move(key), std::move(reorder));
-  }
-
- private:
-  std::list<std::pair<Key, std::shared_ptr<const Reorder>>> entries_;
-};
-
 }  // namespace
 
 std::shared_ptr<const Reorder> Reorder::find(const Block& block, const std::vector<float>& scale) {
-  thread_local Cache cache;
-  Key key = key_of(block, scale);
-  if (const auto* found = cache.find(key)) return *found;
-  auto made = make(block, scale);
-  cache.put(std::move(key), made);
-  return made;
+  thread_local onednn::RecentlyUsed<Key, std::shared_ptr<const Reorder>> reorders;
+  return reorders.find(key_of(block, scale), [&] { return make(block, scale); });
 }
 
-void prepare_reorders() { OneOpenMpThread::openmp(); }
+void prepare_reorders() { onednn::OneOpenMpThread::prepare(); }
 
 }  // namespace torchfeed::convert

@@ -16,11 +16,9 @@ class Reorder {
   /// The one for blocks like this, which has at least one element: `scale` is one number or one a channel. Null where
   /// oneDNN has none, or only its reference implementation, which is slower than ATen.
   ///
-  /// Kept for the calling thread, the last 64. A reorder is made for a number of OpenMP threads, and would wait for
-  /// ever in a forked child for those that did not come along: so that number, which is 1 in workers, is a part of the
-  /// key. Threads share none of this, so that finding one takes no lock. Making one does: oneDNN keeps a cache of its
-  /// own for the whole process, whose lock another thread that makes a primitive at that moment would hold in the
-  /// child.
+  /// Made for one OpenMP thread, and kept for the calling thread, the last 64. Threads share none of this, so that
+  /// finding one takes no lock. Making one does: oneDNN keeps a cache of its own for the whole process, whose lock
+  /// another thread that makes a primitive at that moment would hold in a forked child.
   static std::shared_ptr<const Reorder> find(const Block& block, const std::vector<float>& scale);
 
   /// The pointers are those of the first elements. May be called by any thread, by several at once. Throws c10::Error

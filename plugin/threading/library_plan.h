@@ -9,5 +9,6 @@ namespace torchfeed::threading {
 void plan_blas_kernels(const PlanInputs& inputs, ThreadPlan& plan);
 void plan_primitive_cache(const PlanInputs& inputs, ThreadPlan& plan);
 void plan_tensor_memory(const PlanInputs& inputs, ThreadPlan& plan);
+void plan_onednn_rnn(const PlanInputs& inputs, ThreadPlan& plan);
 
 }  // namespace torchfeed::threading

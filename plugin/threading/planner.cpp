@@ -452,6 +452,7 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
                                                 : "left to the system by workers and preprocessing"});
   plan_primitive_cache(inputs, plan);
   plan_tensor_memory(inputs, plan);
+  plan_onednn_rnn(inputs, plan);
   place(budget, division, plan);
   plan.reasons.insert(plan.reasons.end(), inputs.variables.notes.begin(), inputs.variables.notes.end());
   if (inputs.intra_op == 0 && intra_op.value > budget.cores.value)

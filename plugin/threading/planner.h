@@ -47,6 +47,8 @@ struct PlanInputs {
   int primitive_cache = 0;
   /// Whether memory of freed tensors may be kept.
   bool tensor_memory = true;
+  /// Whether recurrent layers may run in oneDNN.
+  bool onednn_rnn = true;
   /// Whether threads may be bound to CPUs.
   bool pin = false;
 };
@@ -75,6 +77,7 @@ struct PlanInputs {
 ///                  fit into half of the free memory.
 ///   blas_kernels   those of better_blas_kernels(), but where OPENBLAS_CORETYPE tells
 ///   tensor_memory  a quarter of the free memory, 4 GiB at most; 0 where it is short or the user has set up malloc
+///   onednn_rnn     unless the option says no
 ///   preprocessing  the cores but the reserved one, as many as fit into half of the free memory
 ///   inference      the option or variable as for intra_op, else the compute cores of the largest NUMA node
 ///

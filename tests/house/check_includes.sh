@@ -65,7 +65,9 @@ check_include() {
       allowed='^plugin/(loader|threading)/'
       ;;
     plugin/threading/*) allowed='^plugin/threading/' ;;
-    plugin/convert/*) allowed='^plugin/convert/' ;;
+    plugin/onednn/*) allowed='^plugin/onednn/' ;;
+    plugin/convert/*) allowed='^plugin/(convert|onednn)/' ;;
+    plugin/rnn/*) allowed='^plugin/(rnn|onednn|threading)/' ;;
     plugin/*) allowed='^plugin/' ;;
     # The one place where a dataset meets its sampler.
     datasets/financial_data_loader.h) allowed='^(plugin/[^/]+|datasets/.+|samplers/[^/]+\.h)$' ;;
@@ -86,8 +88,8 @@ check_library() {
     boost/interprocess/*) [[ $folder == plugin/loader ]] || report "$1" "only plugin/loader/ uses <$2>" ;;
     hwloc.h | hwloc/*) [[ $folder == plugin/threading ]] || report "$1" "only plugin/threading/ uses <$2>" ;;
     dnnl* | oneapi/*)
-      [[ $folder =~ ^plugin/(convert|threading)$ || $1 == plugin/threading_optimizer.cpp ]] ||
-        report "$1" "only plugin/convert/ and the optimizer use <$2>"
+      [[ $folder =~ ^plugin/(onednn|convert|rnn|threading)$ || $1 == plugin/threading_optimizer.cpp ]] ||
+        report "$1" "only plugin/convert/, plugin/rnn/ and the optimizer use <$2>"
       ;;
     linux/futex.h) [[ $folder == plugin/loader ]] || report "$1" "only plugin/loader/ uses futexes" ;;
   esac
