@@ -78,6 +78,22 @@ void recurrent_layer(benchmark::State& state, bool lstm, bool backward) {
   state.counters["gain"] = median(in_libtorch) / took;
 }
 
+/// Each time step count for the first time in this process, so that oneDNN makes its primitives: 2, 3, and so on.
+void new_lengths(benchmark::State& state, bool lstm, bool backward) {
+  std::int64_t length = 2;
+  std::vector<double> gains;
+  Layer(lstm, length, 32, 4, 32).step(backward);
+  for (auto _ : state) {
+    const Layer layer(lstm, length++, 32, 4, 32);
+    const double took = seconds(layer, backward, true);
+    gains.push_back(seconds(layer, backward, false) / took);
+    state.SetIterationTime(took);
+  }
+  torchfeed::rnn::use_onednn(false);
+  state.counters["least_gain"] = *std::min_element(gains.begin(), gains.end());
+  state.counters["gain"] = median(gains);
+}
+
 void shapes(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"length", "batch", "inputs", "hidden"})->UseManualTime()->Unit(benchmark::kMicrosecond);
   for (const std::vector<std::int64_t>& shape : std::vector<std::vector<std::int64_t>>{
@@ -103,6 +119,8 @@ void shapes(benchmark::internal::Benchmark* benchmark) {
 
 BENCHMARK_CAPTURE(recurrent_layer, gru_forward, false, false)->Apply(shapes);
 BENCHMARK_CAPTURE(recurrent_layer, gru_forward_and_backward, false, true)->Apply(shapes);
+BENCHMARK_CAPTURE(new_lengths, gru_forward, false, false)->Iterations(60)->UseManualTime();
+BENCHMARK_CAPTURE(new_lengths, gru_forward_and_backward, false, true)->Iterations(60)->UseManualTime();
 #if TORCH_VERSION_MAJOR < 2
 BENCHMARK_CAPTURE(recurrent_layer, lstm_forward, true, false)->Apply(shapes);
 BENCHMARK_CAPTURE(recurrent_layer, lstm_forward_and_backward, true, true)->Apply(shapes);

@@ -86,7 +86,7 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
     // What was kept before stays kept.
     const bool memory = without != Without::kMemory && before.tensor_memory == 0;
     threads.tensor_memory = memory ? plan.tensor_memory : before.tensor_memory;
-    threads.onednn_rnn = before.onednn_rnn || plan.onednn_rnn;
+    threads.onednn_rnn = plan.onednn_rnn;
     if (without != Without::kKernels) threads.blas_kernels = plan.blas_kernels;
     threads.intra_op = fixed ? plan.intra_op : intra_op;
     threads.blas = blas_fixed ? plan.blas : blas;
@@ -313,7 +313,7 @@ void apply(Calibration& result, const ThreadingOptions& options) {
   result.plan.short_spinning = threads.short_spinning;
   result.plan.blas_kernels = threads.blas_kernels;
   result.plan.tensor_memory = threads.tensor_memory;
-  result.plan.onednn_rnn = threads.onednn_rnn;
+  result.plan.onednn_rnn = threads.onednn_rnn && options.onednn_rnn;
   // Not measured, so left as they are unless they are asked for.
   if (options.inter_op == 0) result.plan.inter_op = static_cast<int>(at::get_num_interop_threads());
   if (options.primitive_cache == 0) result.plan.primitive_cache = 0;

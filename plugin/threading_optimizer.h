@@ -47,10 +47,11 @@ struct ThreadingOptions {
   /// kernel anew. What malloc's variables (MALLOC_TRIM_THRESHOLD_ and the like, GLIBC_TUNABLES) or another malloc in
   /// LD_PRELOAD decide goes before it. False ends what an earlier plan keeps.
   bool tensor_memory = true;
-  /// Whether GRU layers, and before LibTorch 2 LSTM layers, of float32 whose state is small (at most 8192 numbers in a
-  /// batch) may run as a oneDNN primitive each, forward and backward, instead of some twenty operators for each time
-  /// step. Results change in their last bits; gradients of gradients are LibTorch's own. Where LibTorch has a oneDNN of
-  /// its own, and with at::globalContext().setUserEnabledMkldnn(false), LibTorch's operators stay.
+  /// Whether GRU layers, and before LibTorch 2 LSTM layers, of float32 and small states (up to some thousand numbers in
+  /// a batch) may run as a oneDNN primitive each, forward and backward, instead of some twenty operators for each time
+  /// step. Results change in their last bits; gradients of gradients, and numbers that are not finite, are left to
+  /// LibTorch's operators. So is all where LibTorch has a oneDNN of its own, and with
+  /// at::globalContext().setUserEnabledMkldnn(false).
   bool onednn_rnn = true;
   /// None: as it is.
   std::optional<FpMath> fp_math = std::nullopt;

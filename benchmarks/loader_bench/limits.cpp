@@ -142,7 +142,6 @@ std::optional<Limit> limit_of(const Task& task, std::int64_t workers, int cores,
   figures.samples_per_second_low = pace(alone->samples_per_second_low);
   figures.samples_per_second_high = pace(alone->samples_per_second_high);
   figures.us_per_batch_p50 = 1e6 * batch / figures.samples_per_second;
-  figures.first_batch_ms = alone->first_batch_ms;
   figures.repeats = alone->repeats;
   figures.batches = alone->batches;
   limit.how = std::string("measured: ") +

@@ -150,12 +150,11 @@ def scaling(results, table):
 
 
 def own_cost_ms(results, workload, first):
-    """What a batch costs inline; the first one of all without any loader, as its memory and the dataset are new then."""
-    alone = first_of(results.select(workload, "limit", workers=0))
-    if first and alone and alone.get("first_batch_ms"):
-        return alone["first_batch_ms"]
+    """What a batch costs inline; the very first one includes what is new then: its memory, the dataset."""
     inline = first_of(results.select(workload, "torchfeed", workers=0))
-    return 1e-3 * inline.us_per_batch if inline else None
+    if not inline:
+        return None
+    return inline.first_batch_ms if first else 1e-3 * inline.us_per_batch
 
 
 def first_batches(results, table):
@@ -169,7 +168,7 @@ def first_batches(results, table):
         )
     for what, goal, rows, field in (
         (
-            "make_data_loader to first batch with kAuto, beyond what the first batch costs without a loader",
+            "make_data_loader to first batch with kAuto, beyond the first batch's own cost inline",
             2,
             results.select(loader="torchfeed", mode="process", workers="auto"),
             "first_batch_ms",

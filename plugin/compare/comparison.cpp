@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <exception>
 #include <functional>
+#include <numeric>
 #include <optional>
+#include <random>
 
 namespace torchfeed::compare {
 namespace {
@@ -115,9 +117,13 @@ std::vector<LoaderFigures> compare(const std::vector<Candidate>& candidates, int
   const std::size_t count = candidates.size();
   std::vector<LoaderFigures> rows(count);
   std::vector<std::vector<LoaderRun>> runs(count);
+  // Caches and malloc are as the one before has left them: nobody always follows the same other.
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::minstd_rand random;
   for (int repeat = 0; repeat < repeats; ++repeat) {
-    for (std::size_t turn = 0; turn < count; ++turn) {
-      const std::size_t i = (turn + static_cast<std::size_t>(repeat)) % count;  // nobody always follows the same other
+    std::shuffle(order.begin(), order.end(), random);
+    for (const std::size_t i : order) {
       if (rows[i].error.empty()) {
         try {
           RunPlan plan = candidates[i].plan;

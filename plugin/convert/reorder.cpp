@@ -129,7 +129,7 @@ Key key_of(const Block& block, const std::vector<float>& scale) {
 }  // namespace
 
 std::shared_ptr<const Reorder> Reorder::find(const Block& block, const std::vector<float>& scale) {
-  thread_local onednn::RecentlyUsed<Key, std::shared_ptr<const Reorder>> reorders;
+  thread_local onednn::RecentlyUsed<Key, std::shared_ptr<const Reorder>, 64> reorders;
   return reorders.find(key_of(block, scale), [&] { return make(block, scale); });
 }
 

@@ -7,14 +7,13 @@
 
 namespace torchfeed::onednn {
 
-/// The values that were used last, at most 64. Not for several threads.
-template <typename Key, typename Value>
+/// The values that were used last, at most so many. Not for several threads.
+template <typename Key, typename Value, std::size_t kCapacity>
 class RecentlyUsed {
  public:
   /// The value of that key, made by `make` where it is not there.
   template <typename Make>
   const Value& find(const Key& key, Make make) {
-    constexpr std::size_t kCapacity = 64;
     const auto found =
         std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry.first == key; });
     if (found != entries_.end()) {

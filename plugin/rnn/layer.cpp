@@ -134,9 +134,11 @@ dnnl::memory memory(const Description& description, const at::Tensor& tensor) {
 }
 
 void run(const dnnl::primitive& primitive, const Description& scratchpad, Arguments& arguments) {
-  if (scratchpad.get_size() > 0)
-    arguments.emplace(DNNL_ARG_SCRATCHPAD,
-                      dnnl::memory(scratchpad, engine(), onednn::scratchpad(scratchpad.get_size())));
+  at::Tensor memory;  // of many time steps too much to be kept by the thread
+  if (const auto bytes = static_cast<std::int64_t>(scratchpad.get_size()); bytes > 0) {
+    memory = at::empty({bytes}, at::kByte);
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(scratchpad, engine(), memory.data_ptr()));
+  }
   primitive.execute(onednn::stream(), arguments);
   onednn::stream().wait();
 }
@@ -227,7 +229,7 @@ class OneDnnLayer final : public Layer {
     TORCH_INTERNAL_ASSERT(gradient_, "a layer that was not made for training");
     return guarded([&] {
       const auto or_zero = [](const at::Tensor& gradient, const at::Tensor& like) {
-        return gradient.defined() ? gradient.contiguous() : at::zeros_like(like);
+        return gradient.defined() ? gradient.resolve_neg().contiguous() : at::zeros_like(like);
       };
       LayerTensors to;
       to.input = at::empty_like(from.input);
@@ -352,7 +354,8 @@ std::shared_ptr<const Layer> make(const LayerShape& shape, bool training) {
   try {
     if (shape.cell == Cell::kGru) return std::make_shared<OneDnnLayer<Cell::kGru>>(shape, training);
     return std::make_shared<OneDnnLayer<Cell::kLstm>>(shape, training);
-  } catch (const dnnl::error&) {
+  } catch (const dnnl::error& error) {
+    TORCH_CHECK(error.status == dnnl_unimplemented, "torchfeed: a recurrent layer in oneDNN: ", error.what());
     return nullptr;
   }
 }
@@ -360,16 +363,24 @@ std::shared_ptr<const Layer> make(const LayerShape& shape, bool training) {
 }  // namespace
 
 std::shared_ptr<const Layer> Layer::find(const LayerShape& shape, bool training) {
-  using Key = std::array<std::int64_t, 7>;
-  thread_local onednn::RecentlyUsed<Key, std::shared_ptr<const Layer>> layers;
+  using Key = std::array<std::int64_t, 8>;
+  thread_local onednn::RecentlyUsed<Key, std::shared_ptr<const Layer>, 256> layers;
+  dnnl_fpmath_mode_t mode{};  // a primitive keeps the one that it was made in
+  dnnl_get_default_fpmath_mode(&mode);
   const Key key{static_cast<std::int64_t>(shape.cell),
                 shape.reverse,
                 shape.length,
                 shape.batch,
                 shape.inputs,
                 shape.hidden,
-                training};
+                training,
+                static_cast<std::int64_t>(mode)};
   return layers.find(key, [&] { return make(shape, training); });
+}
+
+void prepare_layers() {
+  onednn::OneOpenMpThread::prepare();
+  engine();
 }
 
 }  // namespace torchfeed::rnn

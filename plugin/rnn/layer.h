@@ -49,15 +49,20 @@ class Layer {
  public:
   virtual ~Layer() = default;
 
-  /// The one for that shape, or null where oneDNN has none. Kept for the calling thread, the last 64: what convert's
-  /// Reorder says of locks holds here as well.
+  /// The one for that shape and oneDNN's fpmath mode as it is now, or null where oneDNN has none. Kept for the calling
+  /// thread, the last 256. Threads share none of this, so that finding one takes no lock. Making one does: oneDNN keeps
+  /// a cache of its own for the whole process, whose lock another thread that makes a primitive at that moment would
+  /// hold in a forked child. Throws c10::Error if oneDNN fails.
   static std::shared_ptr<const Layer> find(const LayerShape& shape, bool training);
 
   virtual LayerResult forward(const LayerTensors& from) const = 0;
 
-  /// `result` is that of forward() with the same tensors. Undefined gradients are taken as zero.
+  /// `result` is that of this layer's forward() with the same tensors. Undefined gradients are taken as zero.
   virtual LayerTensors backward(const LayerTensors& from, const LayerResult& result,
                                 const LayerResult& gradients) const = 0;
 };
+
+/// Looks up what layers need and a forked child may not: see onednn::OneOpenMpThread::prepare().
+void prepare_layers();
 
 }  // namespace torchfeed::rnn

@@ -1,7 +1,9 @@
+#include <torchfeed/plugin/rnn/layer.h>
 #include <torchfeed/plugin/rnn/layer_function.h>
 #include <torchfeed/plugin/rnn/operators.h>
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/gru_native.h>
@@ -13,7 +15,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
+#include <bit>
+#include <cstdint>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -22,7 +25,7 @@
 namespace torchfeed::rnn {
 namespace {
 
-/// Other threads only read it at some time.
+/// May change while other threads compute: each call goes one way or the other.
 std::atomic<bool> used{false};
 
 /// The arguments of aten::gru and aten::lstm.
@@ -50,14 +53,15 @@ struct Part {
 /// LibTorch takes some 15 us for a time step's operators, and shares large products among threads; oneDNN takes 3 us
 /// and one thread, brings weights into its own layout for each call, and computes on whole vectors of states. Inside
 /// these bounds it was 1.1 to 27 times as fast on 2 cores of an AMD EPYC, and outside of each of them slower somewhere:
-/// see benchmarks/rnn_micro.cpp.
+/// see benchmarks/rnn_micro.cpp. With more threads than those LibTorch's products are as much faster at best.
 bool worth_it(const LayerShape& shape) {
-  constexpr int64_t kMostState = 8192, kMostProducts = int64_t{1} << 20, kWeightsForEachStep = 12'288;
-  constexpr int64_t kVector = 16, kMostBatchBelow = 64;
+  constexpr int64_t kMostState = 8192, kMostProducts = int64_t{1} << 20, kMeasuredThreads = 2;
+  constexpr int64_t kWeightsForEachStep = 12'288, kVector = 16, kMostBatchOfLessThanAVector = 64;
   const int64_t state = shape.batch * shape.hidden, columns = shape.inputs + shape.hidden;
-  return shape.length > 1 && state <= kMostState && state * columns <= kMostProducts &&
+  const int64_t threads = std::max<int64_t>(at::get_num_threads(), kMeasuredThreads);
+  return shape.length > 1 && state <= kMostState && state * columns * threads <= kMostProducts * kMeasuredThreads &&
          columns * shape.hidden <= kWeightsForEachStep * shape.length &&
-         (shape.hidden >= kVector || shape.batch <= kMostBatchBelow);
+         (shape.hidden >= kVector || shape.batch <= kMostBatchOfLessThanAVector);
 }
 
 /// A float32 tensor of the CPU's own kind, without anything that only LibTorch's operators know about.
@@ -70,10 +74,9 @@ bool is_plain(const at::Tensor& tensor) {
          !tensor._fw_grad(/*level=*/0).defined();
 }
 
-bool all_plain(const Call& call) {
-  const auto plain = [](const at::Tensor& tensor) { return is_plain(tensor); };
-  return is_plain(call.input) && std::all_of(call.states.begin(), call.states.end(), plain) &&
-         std::all_of(call.parameters.begin(), call.parameters.end(), plain);
+bool all_are(bool (*condition)(const at::Tensor&), const Call& call) {
+  return condition(call.input) && std::all_of(call.states.begin(), call.states.end(), condition) &&
+         std::all_of(call.parameters.begin(), call.parameters.end(), condition);
 }
 
 bool has_sizes(const at::Tensor& tensor, at::IntArrayRef sizes) { return tensor.sizes() == sizes; }
@@ -108,12 +111,22 @@ std::optional<Part> part_of(const Call& call, int64_t layer, bool reverse) {
   return part;
 }
 
+/// oneDNN's functions of a NaN are some number.
+bool is_finite(const at::Tensor& tensor) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  const at::Tensor numbers = tensor.contiguous();
+  const auto* const data = numbers.data_ptr<float>();
+  bool finite = true;
+  for (int64_t i = 0; i < numbers.numel(); ++i) finite &= (std::bit_cast<uint32_t>(data[i]) & kExponent) != kExponent;
+  return finite;
+}
+
 /// The parts in the order of their parameters, or none where LibTorch's own way is to be gone: it also has the errors.
 std::vector<Part> parts_of(const Call& call) {
   if (!used.load(std::memory_order_relaxed) || !at::globalContext().userEnabledMkldnn()) return {};
   // With autocast products are bfloat16.
   if (!c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU)) return {};
-  if (!all_plain(call) || call.input.dim() != 3 || call.num_layers < 1) return {};
+  if (!all_are(is_plain, call) || call.input.dim() != 3 || call.num_layers < 1) return {};
   for (const at::Tensor& state : call.states)
     if (state.dim() != 3) return {};
   if (static_cast<int64_t>(call.parameters.size()) != call.num_layers * call.directions() * (call.has_biases ? 4 : 2))
@@ -126,12 +139,7 @@ std::vector<Part> parts_of(const Call& call) {
       parts.push_back(*std::move(part));
     }
   }
-  return parts;
-}
-
-/// [layers * directions, batch, hidden]
-at::Tensor join_states(const std::vector<at::Tensor>& states) {
-  return states.size() == 1 ? states[0].unsqueeze(0) : at::stack(states);
+  return all_are(is_finite, call) ? parts : std::vector<Part>();
 }
 
 LayerResult run(const Call& call, const std::vector<Part>& parts) {
@@ -151,8 +159,10 @@ LayerResult run(const Call& call, const std::vector<Part>& parts) {
     input = outputs.size() == 1 ? outputs[0] : at::cat(outputs, 2);
     if (call.dropout != 0 && call.train && layer + 1 < call.num_layers) input = at::dropout(input, call.dropout, true);
   }
-  return {
-      call.batch_first ? input.transpose(0, 1) : input, join_states(h), c.empty() ? at::Tensor() : join_states(c), {}};
+  // As from LibTorch, results are tensors of their own: users may change and detach them in place.
+  if (call.directions() == 1 && input.requires_grad()) input = input.clone();  // backward() needs the other
+  if (call.batch_first) input.transpose_(0, 1);
+  return {std::move(input), at::stack(h), c.empty() ? at::Tensor() : at::stack(c), {}};
 }
 
 std::tuple<at::Tensor, at::Tensor> gru(const at::Tensor& input, const at::Tensor& hx, at::TensorList params,
@@ -181,24 +191,27 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm(const at::Tensor& input, at:
 }
 #endif
 
-/// For good, as a kernel that goes away is no concern of this: without `used` it calls what it has replaced.
-void register_kernels() {
+/// Never undone, as another thread may be in a kernel: without `used` a kernel calls what it has replaced.
+std::vector<torch::Library> register_kernels() {
+  std::vector<torch::Library> libraries;
   // Without autograd's key, in inference mode, a call arrives at the backend's.
   for (const c10::DispatchKey key : {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU}) {
-    auto* const library = new torch::Library(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
-    library->impl("gru.input", TORCH_FN(gru));
+    libraries.emplace_back(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+    libraries.back().impl("gru.input", TORCH_FN(gru));
 #if TORCH_VERSION_MAJOR < 2
-    library->impl("lstm.input", TORCH_FN(lstm));
+    libraries.back().impl("lstm.input", TORCH_FN(lstm));
 #endif
   }
+  return libraries;
 }
 
 }  // namespace
 
 void use_onednn(bool use) {
   if (use) {
-    static const bool registered = (register_kernels(), true);
-    static_cast<void>(registered);
+    static const auto* const libraries = new std::vector<torch::Library>(register_kernels());
+    static_cast<void>(libraries);
+    prepare_layers();
   }
   used.store(use, std::memory_order_relaxed);
 }

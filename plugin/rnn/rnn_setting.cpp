@@ -9,7 +9,7 @@ void set_onednn_rnn(ThreadPlan& plan, threading::PlanSetter::Undo& undo) {
   // held to one.
   if (plan.onednn_rnn && !threading::onednn_primitive_cache()) {
     plan.onednn_rnn = false;
-    plan.reasons.push_back("onednn_rnn stays 0, not 1: LibTorch's oneDNN cannot be reached from outside");
+    plan.reasons.emplace_back("onednn_rnn stays 0, not 1: LibTorch's oneDNN cannot be reached from outside");
   }
   const bool before = onednn_is_used();
   if (plan.onednn_rnn == before) return;

@@ -60,7 +60,7 @@ struct ThreadPlan {
   int primitive_cache = 0;
   /// Bytes of freed CPU tensors' memory that are kept for the next tensors, at most; 0: none, malloc alone.
   std::uint64_t tensor_memory = 0;
-  /// Whether GRU and LSTM layers of small states run in oneDNN.
+  /// Whether recurrent layers of small states run in oneDNN: see ThreadingOptions.
   bool onednn_rnn = false;
   /// A sentence for each number; after applying, also what could not be set.
   std::vector<std::string> reasons;
