@@ -32,6 +32,8 @@ struct Options {
   int repeats = 3;
   std::string features;  // convert's default if empty
   bool pandas = true;
+  /// 0: as many as of the others.
+  int pandas_repeats = 0;
 };
 
 /// What a process took.
@@ -213,7 +215,7 @@ void measure(const Options& options, const std::string& convert, const std::stri
   }
   if (!options.pandas) return;
   std::fflush(stdout);  // before there is a child that has it, too
-  const auto pandas = measure_pandas(csv, options.repeats);
+  const auto pandas = measure_pandas(csv, options.pandas_repeats > 0 ? options.pandas_repeats : options.repeats);
   if (pandas.empty()) {
     std::printf("%-22s %8s\n", "pandas.read_csv", "not here");
   } else {
@@ -231,6 +233,8 @@ int run_bench(int argc, char** argv) {
   app.add_option("--workers", options.workers, "Numbers of workers")->delimiter(',')->check(CLI::Range(1, 256));
   app.add_option("--repeats", options.repeats, "Runs of each")->check(CLI::Range(1, 1000))->capture_default_str();
   app.add_option("--features", options.features, "As bin/convert takes them");
+  app.add_option("--pandas-repeats", options.pandas_repeats, "Runs of pandas (default: as many as of the others)")
+      ->check(CLI::Range(1, 1000));
   app.add_flag("!--no-pandas", options.pandas, "Leaves pandas out");
   CLI11_PARSE(app, argc, argv);
   std::string folder = options.folder + "/csv_bench-XXXXXX";

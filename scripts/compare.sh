@@ -91,7 +91,7 @@ else
   fast=(--seconds 0.4 --auto-seconds 1.5 --repeats 3) slow=(--seconds 0.5 --auto-seconds 1.5 --repeats 3)
   python=(--seconds 0.3 --repeats 3)
   micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
-  csv=(--megabytes 200 --repeats 3)
+  csv=(--megabytes 400 --repeats 3 --pandas-repeats 1)
 fi
 logs=$output/logs ledger=$output/parts.tsv
 mkdir -p "$logs"

@@ -3,6 +3,7 @@
 
 #include "support/forked_child.h"
 #include "support/loader_datasets.h"
+#include "support/sanitized.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -29,6 +30,7 @@ using testing::TensorDataset;
 
 /// The first of all here, as malloc learns from what others of this process do.
 TEST(BatchMemory, IsKeptByWorkersForWhatADatasetUsesInPassing) {
+  if (testing::kSanitized) GTEST_SKIP() << "sanitizers have an allocator of their own";
   constexpr std::size_t kPieces = 32;
   const auto make = [](const std::vector<std::size_t>& /*indices*/) {
     rusage before{};
@@ -184,6 +186,7 @@ std::int64_t resident_bytes() {
 }
 
 TEST_P(InTheTrainersProcess, MemoryThatNoTensorHasGoesWithTheLoader) {
+  if (testing::kSanitized) GTEST_SKIP() << "sanitizers keep memory that was given back";
   constexpr std::int64_t kBytes = std::int64_t{64} << 20;
   const auto make = [](const std::vector<std::size_t>& /*indices*/) {
     return empty_batch({kBytes}, torch::kUInt8).fill_(1);

@@ -2,6 +2,7 @@
 
 #include "support/forked_child.h"
 #include "support/market_files.h"
+#include "support/sanitized.h"
 #include "support/temp_dir.h"
 
 #include <torchfeed/datasets/convert_csv.h>
@@ -450,6 +451,7 @@ class LargeDirectory : public ConvertedDatasetTest {
 };
 
 TEST_F(LargeDirectory, IsReadInLessMemoryThanItTakesAndNotCopied) {
+  if (testing::kSanitized) GTEST_SKIP() << "sanitizers take memory of their own";
   EXPECT_EQ(testing::said_in_a_child([this]() -> std::string {
               // Private memory of this process, which a mapped file is not.
               const testing::LimitScope limit(RLIMIT_DATA, static_cast<rlim_t>(bytes_of_status("VmData") + kBytes / 4));
