@@ -191,7 +191,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm(const at::Tensor& input, at:
 }
 #endif
 
-/// Never undone, as another thread may be in a kernel: without `used` a kernel calls what it has replaced.
+/// Undone when the process ends: without `used` a kernel calls what it has replaced.
 std::vector<torch::Library> register_kernels() {
   std::vector<torch::Library> libraries;
   // Without autograd's key, in inference mode, a call arrives at the backend's.
@@ -209,8 +209,7 @@ std::vector<torch::Library> register_kernels() {
 
 void use_onednn(bool use) {
   if (use) {
-    static const auto* const libraries = new std::vector<torch::Library>(register_kernels());
-    static_cast<void>(libraries);
+    static const std::vector<torch::Library> libraries = register_kernels();
     prepare_layers();
   }
   used.store(use, std::memory_order_relaxed);
