@@ -151,6 +151,10 @@ bool is_recorded(const LayerTensors& from) {
 
 }  // namespace
 
+// GCC 14 finds an overrun in vector<bool>'s own code, which apply() has inlined.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Warray-bounds"
+#pragma GCC diagnostic ignored "-Wstringop-overflow"
 LayerResult run_layer(const LayerShape& shape, const LayerTensors& from) {
   const LayerTensors tensors = contiguous(from);
   const bool training = is_recorded(tensors);
@@ -163,5 +167,6 @@ LayerResult run_layer(const LayerShape& shape, const LayerTensors& from) {
   results.resize(kResults);
   return {results[0], results[1], results[2], {}};
 }
+#pragma GCC diagnostic pop
 
 }  // namespace torchfeed::rnn

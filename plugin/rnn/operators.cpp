@@ -56,7 +56,7 @@ struct Part {
 /// see benchmarks/rnn_micro.cpp. With more threads than those LibTorch's products are as much faster at best.
 bool worth_it(const LayerShape& shape) {
   constexpr int64_t kMostState = 8192, kMostProducts = int64_t{1} << 20, kMeasuredThreads = 2;
-  constexpr int64_t kWeightsForEachStep = 12'288, kVector = 16, kMostBatchOfLessThanAVector = 64;
+  constexpr int64_t kWeightsForEachStep = 10'500, kVector = 16, kMostBatchOfLessThanAVector = 64;
   const int64_t state = shape.batch * shape.hidden, columns = shape.inputs + shape.hidden;
   const int64_t threads = std::max<int64_t>(at::get_num_threads(), kMeasuredThreads);
   return shape.length > 1 && state <= kMostState && state * columns * threads <= kMostProducts * kMeasuredThreads &&
