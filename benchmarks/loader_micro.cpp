@@ -13,6 +13,9 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -98,6 +101,45 @@ void first_batch(benchmark::State& state) {
   }
 }
 BENCHMARK(first_batch)->Arg(0)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+/// Batches of so many bytes that are written once.
+class Filled : public torch::data::datasets::BatchDataset<Filled, at::Tensor, std::vector<std::size_t>> {
+ public:
+  explicit Filled(std::int64_t bytes) : bytes_(bytes) {}
+  at::Tensor get_batch(std::vector<std::size_t> /*indices*/) override {
+    return feed::empty_batch({bytes_}, at::kByte).fill_(1);
+  }
+  torch::optional<std::size_t> size() const override { return std::size_t{1} << 40; }
+
+ private:
+  std::int64_t bytes_;
+};
+
+/// The same with kAuto, whose first batch the loop makes: "beyond_ms" is what it takes longer than without workers,
+/// both in turn, as a large batch's time is mostly that of new memory.
+void first_batch_with_auto(benchmark::State& state) {
+  const auto first = [bytes = state.range(0)](int workers) {
+    const auto begin = std::chrono::steady_clock::now();
+    auto loader = feed::make_data_loader<Sampler>(Filled(bytes), feed::DataLoaderOptions(kBatch).num_workers(workers));
+    benchmark::DoNotOptimize((*loader->begin()).data_ptr());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  std::vector<double> beyond;
+  for (auto _ : state) {
+    const bool auto_last = beyond.size() % 2 == 0;
+    const double one = first(auto_last ? 0 : feed::kAuto);
+    const double other = first(auto_last ? feed::kAuto : 0);
+    beyond.push_back(auto_last ? other - one : one - other);
+    state.SetIterationTime(auto_last ? other : one);
+  }
+  std::nth_element(beyond.begin(), beyond.begin() + static_cast<std::ptrdiff_t>(beyond.size() / 2), beyond.end());
+  state.counters["beyond_ms"] = 1e3 * beyond[beyond.size() / 2];
+}
+BENCHMARK(first_batch_with_auto)
+    ->Arg(32'000)
+    ->Arg(32 * 3 * 224 * 224 * 4)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 
 /// An epoch of one batch, with persistent workers.
 void epoch_turnaround(benchmark::State& state) {

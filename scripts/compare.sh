@@ -88,9 +88,9 @@ if $quick; then
   python=(--seconds 0.1 --repeats 1)
   micro=(--benchmark_min_time=0.02) gain=(--rounds 1 --seconds 0.1) threads=0.1 csv=(--megabytes 30 --repeats 1)
 else
-  fast=(--seconds 0.4 --auto-seconds 1.5 --repeats 3) slow=(--seconds 0.5 --auto-seconds 1.5 --repeats 3)
-  python=(--seconds 0.3 --repeats 3)
-  micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.3) threads=0.3
+  fast=(--seconds 0.4 --auto-seconds 3 --repeats 3) slow=(--seconds 0.5 --auto-seconds 1.5 --repeats 3)
+  python=(--seconds 0.2 --repeats 3)
+  micro=(--benchmark_min_time=0.1 --benchmark_repetitions=3) gain=(--rounds 3 --seconds 0.25) threads=0.2
   csv=(--megabytes 400 --repeats 3 --pandas-repeats 1)
 fi
 logs=$output/logs ledger=$output/parts.tsv
@@ -134,7 +134,7 @@ command_of() {
     loader_tail)
       command=("${bench[@]}" "${slow[@]}" --workloads tail --workers 0,2,4,16,auto --in-order true,false)
       ;;
-    loader_steps) command=("${bench[@]}" "${fast[@]}" --workloads images --workers 0,2,auto --step-ms 1,2,5,10) ;;
+    loader_steps) command=("${bench[@]}" "${slow[@]}" --workloads images --workers 0,2,auto --step-ms 1,2,5,10) ;;
     *_micro)
       command=("$bin/$1" "${micro[@]}" --benchmark_out_format=json --benchmark_out=%FILE)
       # These repeat by themselves, in turn with what they compare with.

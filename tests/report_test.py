@@ -132,6 +132,7 @@ def micro():
         run("first_batch/2/real_time", 6e-3, 5e-3),
         run("first_batch_with_heap/2/real_time", 9e-2, 2e-2),
         run("memory_of_workers/2/iterations:1", 1, 1, MB_a_worker=4.0),
+        run("first_batch_with_auto/19267584/manual_time", 1e-3, 1e-3, beyond_ms=0.5),
     ]
     runs += [run(f"consumer_cost/{size}/real_time", 4e-6, 2e-6) for size in (4096, 33554432)]
     runs += [run(f"memcpy_batch/{size}/real_time", size * 1e-10, size * 1e-10) for size in (4096, 33554432)]
