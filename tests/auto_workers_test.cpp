@@ -270,29 +270,34 @@ TEST_P(Auto, GivesTheSameBatchesAsNoWorkers) {
 
 TEST_P(Auto, LeavesTheWorkToTheLoopAgainWhenBatchesHaveBecomeCheap) {
   SharedCounter made;
+  constexpr std::int64_t kDear = 300;
+  // Long, as what else the machine does may hide for seconds that workers have nothing to give.
   auto loader =
-      make_data_loader<Sequential>(TensorDataset(20'000,
+      make_data_loader<Sequential>(TensorDataset(100'000,
                                                  [counter = &*made](const std::vector<std::size_t>& indices) {
-                                                   if (counter->fetch_add(1) < 300) {
+                                                   if (counter->fetch_add(1) < kDear) {
                                                      std::this_thread::sleep_for(std::chrono::milliseconds(3));
                                                    }
                                                    return testing::indices_tensor(indices);
                                                  }),
                                    options(1));
+  const auto left_after_those = [&] {
+    const auto changes = loader->stats().worker_changes;
+    return std::any_of(changes.begin(), changes.end(),
+                       [](const auto& change) { return change.batch > kDear && change.to <= 1; });
+  };
   std::int64_t next = 0;
   for (auto& batch : *loader) {
     ASSERT_EQ(batch.item<std::int64_t>(), next++);
+    if (next % 1000 == 0 && left_after_those()) {
+      break;
+    }
     const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
     while (std::chrono::steady_clock::now() < until) {  // a step that needs its core
     }
   }
-  EXPECT_EQ(next, 20'000);
-  int least_after = 100;
-  for (const auto& change : loader->stats().worker_changes) {
-    least_after = change.batch > 300 ? std::min(least_after, change.to) : least_after;
-  }
   EXPECT_GE(most_workers(loader->stats()), 2);
-  EXPECT_LE(least_after, 1);
+  EXPECT_TRUE(left_after_those()) << "in " << next << " batches";
 }
 
 TEST_P(Auto, ResumesInMidEpochWithWhateverThereIs) {

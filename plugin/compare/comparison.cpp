@@ -122,7 +122,9 @@ std::vector<LoaderFigures> compare(const std::vector<Candidate>& candidates, int
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::minstd_rand random;
   for (int repeat = 0; repeat < repeats; ++repeat) {
-    std::shuffle(order.begin(), order.end(), random);
+    if (repeat > 0) {
+      std::shuffle(order.begin(), order.end(), random);
+    }
     for (const std::size_t i : order) {
       if (rows[i].error.empty()) {
         try {
