@@ -13,6 +13,7 @@
 
 #include "support/expect_in_child.h"
 #include "support/rnn_call.h"
+#include "support/sanitized.h"
 
 namespace torchfeed::rnn {
 namespace {
@@ -159,6 +160,7 @@ TEST_F(RnnTest, APlanHasItUsedAndPutsItBack) {
 }
 
 TEST_F(RnnTest, AForkedChildComputesTheSame) {
+  if (testing::kThreadSanitized) GTEST_SKIP() << "not with ThreadSanitizer";
   at::set_num_threads(2);
   const RnnCall call({.length = 30, .batch = 8, .inputs = 6, .hidden = 16});
   for (const bool recorded : {false, true}) {
