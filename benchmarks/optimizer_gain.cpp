@@ -274,7 +274,8 @@ void compare(const std::string& self, const Training& workload, const Effort& ef
   std::sort(ratios.begin(), ratios.end());
   std::printf("%-12s %10.3f %10.3f %7.2fx  %.2f to %.2f   %s", workload.name, 1e3 * median(before), 1e3 * median(after),
               median(ratios), ratios.front(), ratios.back(), workload.what);
-  if (disturbed > 0) std::printf("; %d of %d processes were not alone", disturbed, 2 * effort.rounds);
+  if (disturbed > 0)
+    std::printf("; no figure to rely on: in %d of %d processes others took the cores", disturbed, 2 * effort.rounds);
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -282,7 +283,9 @@ void compare(const std::string& self, const Training& workload, const Effort& ef
 const Training& find(const std::string& name) {
   for (const Training& workload : kWorkloads)
     if (name == workload.name) return workload;
-  throw std::runtime_error("expected a workload's name, got '" + name + "'");
+  std::string names;
+  for (const Training& workload : kWorkloads) names += std::string(names.empty() ? "" : ", ") + workload.name;
+  throw std::runtime_error("expected a workload's name (" + names + "), got '" + name + "'");
 }
 
 int run(const std::vector<std::string>& arguments) {

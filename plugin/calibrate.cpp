@@ -291,9 +291,9 @@ void report(const CalibrationRounds& rounds, const CalibrationOptions& options, 
     reasons.push_back("kept: " + describe(result.candidates[*chosen]) + ", as it gains more than " + bound +
                       " beyond chance");
   } else if (result.candidates.empty()) {
-    reasons.push_back("nothing is changed: there is nothing else to try");
+    reasons.emplace_back("nothing is changed: there is nothing else to try");
   } else if (threading::all_given_up(rounds)) {
-    reasons.push_back("nothing is changed: all else is slower");
+    reasons.emplace_back("nothing is changed: all else is slower");
   } else if (rounds.first.size() < threading::least_rounds(result.candidates.size())) {
     reasons.push_back("nothing is changed: " + std::to_string(rounds.first.size()) + " rounds in " +
                       text_of("%.1f s", result.seconds) + " are too few to decide, " +

@@ -120,7 +120,7 @@ std::mutex& changing() {
 void note_in_force(const ThreadPlan& plan, threading::PlanSetter::Undo& undo) {
   const std::lock_guard<std::mutex> lock(in_force().mutex);
   in_force().plans.push_back(plan);
-  undo.push_back([place = std::prev(in_force().plans.end())] {
+  undo.emplace_back([place = std::prev(in_force().plans.end())] {
     const std::lock_guard<std::mutex> erase_lock(in_force().mutex);
     in_force().plans.erase(place);
   });

@@ -487,7 +487,10 @@ TEST_F(CalibrateDeathTest, ARealStepIsMeasuredAndThePlanPrinted) {
         const at::Tensor matrix = at::randn({128, 128});
         CalibrationOptions options;
         options.time = std::chrono::milliseconds(3000);
-        const Calibration result = calibrate([&] { at::mm(matrix, matrix); }, options);
+        const auto step = [&] { at::mm(matrix, matrix); };
+        Calibration result = calibrate(step, options);
+        // Ten rounds usually; none where others had the cores all the time.
+        for (int i = 0; i < 3 && result.rounds == 0; ++i) result = calibrate(step, options);
         finish(result.rounds >= 1 && result.before.step_seconds > 0 && at::get_num_threads() == result.plan.intra_op,
                result);
       },

@@ -151,10 +151,11 @@ bool is_recorded(const LayerTensors& from) {
 
 }  // namespace
 
-// GCC 14 finds an overrun in vector<bool>'s own code, which apply() has inlined.
+#ifndef __clang__  // GCC 14 finds an overrun in vector<bool>'s own code, which apply() has inlined.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Warray-bounds"
 #pragma GCC diagnostic ignored "-Wstringop-overflow"
+#endif
 LayerResult run_layer(const LayerShape& shape, const LayerTensors& from) {
   const LayerTensors tensors = contiguous(from);
   const bool training = is_recorded(tensors);
@@ -167,6 +168,8 @@ LayerResult run_layer(const LayerShape& shape, const LayerTensors& from) {
   results.resize(kResults);
   return {results[0], results[1], results[2], {}};
 }
+#ifndef __clang__
 #pragma GCC diagnostic pop
+#endif
 
 }  // namespace torchfeed::rnn

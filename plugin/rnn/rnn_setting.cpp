@@ -14,7 +14,7 @@ void set_onednn_rnn(ThreadPlan& plan, threading::PlanSetter::Undo& undo) {
   const bool before = onednn_is_used();
   if (plan.onednn_rnn == before) return;
   use_onednn(plan.onednn_rnn);
-  undo.push_back([before] { use_onednn(before); });
+  undo.emplace_back([before] { use_onednn(before); });
 }
 
 }  // namespace torchfeed::rnn

@@ -21,8 +21,8 @@ std::optional<MemoryRoom> read_machine(const std::filesystem::path& path) {
 }  // namespace
 
 std::optional<MemoryRoom> read_free_memory(const std::filesystem::path& root) {
-  const auto machine = read_machine(root / "proc/meminfo");
-  const auto room = read_memory_room(root);
+  auto machine = read_machine(root / "proc/meminfo");
+  auto room = read_memory_room(root);
   if (!machine || (room && room->bytes < machine->bytes)) return room;
   return machine;
 }

@@ -68,9 +68,9 @@ void plan_tensor_memory(const PlanInputs& inputs, ThreadPlan& plan) {
 
 void plan_onednn_rnn(const PlanInputs& inputs, ThreadPlan& plan) {
   plan.onednn_rnn = inputs.onednn_rnn;
-  plan.reasons.push_back(inputs.onednn_rnn ? "onednn_rnn = 1: recurrent layers of small states run as one oneDNN "
-                                             "primitive, not as some twenty operators for each time step"
-                                           : "onednn_rnn = 0: the option onednn_rnn says so");
+  plan.reasons.emplace_back(inputs.onednn_rnn ? "onednn_rnn = 1: recurrent layers of small states run as one oneDNN "
+                                                "primitive, not as some twenty operators for each time step"
+                                              : "onednn_rnn = 0: the option onednn_rnn says so");
 }
 
 }  // namespace torchfeed::threading

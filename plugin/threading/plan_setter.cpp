@@ -42,7 +42,7 @@ void set_openmp(int wanted, PlanSetter::Undo& undo) {
   const auto get = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
   const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
   if (!get || !set || get() == wanted) return;
-  undo.push_back([set, before = get()] { set(before); });
+  undo.emplace_back([set, before = get()] { set(before); });
   set(wanted);
 }
 
@@ -64,7 +64,7 @@ void PlanSetter::put_back(Undo undo) noexcept {
 void PlanSetter::set_intra_op() {
   const int wanted = plan_.intra_op;
   const int before = at::get_num_threads();
-  undo_.push_back([before] { at::set_num_threads(before); });
+  undo_.emplace_back([before] { at::set_num_threads(before); });
   std::string problem = "ATen kept its number";
   try {
     at::set_num_threads(wanted);
@@ -95,7 +95,7 @@ void PlanSetter::set_blas() {
   const int wanted = plan_.blas;
   // OpenMP's count is another's to put back.
   if (blas_before_ && blas_library() != BlasLibrary::kOpenBlasOnOpenMp) {
-    undo_.push_back([count = *blas_before_] {
+    undo_.emplace_back([count = *blas_before_] {
       if (!set_blas_num_threads(count)) throw std::runtime_error("blas to " + threads(count));
     });
   }
@@ -111,7 +111,7 @@ void PlanSetter::set_blas_kernels() {
   const std::string before = blas_kernels();
   if (wanted.empty() || wanted == before) return;
   if (threading::set_blas_kernels(wanted)) {
-    undo_.push_back([before] {
+    undo_.emplace_back([before] {
       if (!threading::set_blas_kernels(before)) throw std::runtime_error("BLAS's kernels to those for " + before);
     });
     return;
@@ -129,7 +129,7 @@ void PlanSetter::shorten_spinning() {
   } catch (const std::system_error& error) {
     spinning = {false, parked_openmp_threads(), "a thread cannot be started: " + error.code().message()};
   }
-  if (spinning.parked_threads > parked) undo_.push_back([parked] { restore_openmp_spinning(parked); });
+  if (spinning.parked_threads > parked) undo_.emplace_back([parked] { restore_openmp_spinning(parked); });
   plan_.short_spinning = spinning.shortened;
   say(std::string("idle OpenMP threads ") +
       (spinning.shortened ? "sleep at once instead of spinning: " : "are left as they are: ") + spinning.reason);
@@ -140,7 +140,7 @@ void PlanSetter::set_primitive_cache() {
   const auto before = onednn_primitive_cache();
   if (wanted == 0 || before == wanted) return;
   if (before && set_onednn_primitive_cache(wanted)) {
-    undo_.push_back([count = *before] {
+    undo_.emplace_back([count = *before] {
       if (!set_onednn_primitive_cache(count))
         throw std::runtime_error("oneDNN's primitive cache to " + std::to_string(count));
     });
@@ -158,7 +158,7 @@ void PlanSetter::keep_tensor_memory() {
   const std::string problem = threading::keep_tensor_memory(wanted);
   plan_.tensor_memory = tensor_memory().limit;
   if (plan_.tensor_memory != wanted) return say("freed tensors' memory is not kept: " + problem);
-  undo_.push_back([before] {
+  undo_.emplace_back([before] {
     if (const std::string why = threading::keep_tensor_memory(before); !why.empty())
       throw std::runtime_error("tensor_memory to " + std::to_string(before) + ": " + why);
   });
@@ -183,7 +183,7 @@ void PlanSetter::bind_threads() {
   }
   say("the masks of " + threads(pinned->bound()) + " were read back as trainer_cpus; later ones inherit it" +
       (pinned->refused() > 0 ? ", and " + threads(pinned->refused()) + " kept another" : ""));
-  undo_.push_back([pinned] {
+  undo_.emplace_back([pinned] {
     if (const int refused = pinned->restore(); refused > 0)
       throw std::runtime_error("the masks of " + threads(refused) + ": the system did not grant the CPUs of before");
   });
@@ -192,7 +192,7 @@ void PlanSetter::bind_threads() {
 void PlanSetter::set_fp_math(int mode, const std::string& name) {
   const auto before = onednn_fpmath_mode();
   if (before && set_onednn_fpmath_mode(mode)) {
-    undo_.push_back([before = *before] {
+    undo_.emplace_back([before = *before] {
       if (!set_onednn_fpmath_mode(before)) throw std::runtime_error("oneDNN's fpmath mode");
     });
     return say("fp_math = " + name + ": asked for; oneDNN may round float32 so, which changes results");
@@ -203,7 +203,7 @@ void PlanSetter::set_fp_math(int mode, const std::string& name) {
 
 void PlanSetter::set_flush_denormals(bool flush) {
   const bool before = flushes_denormals();
-  undo_.push_back([before, count = plan_.intra_op] { threading::set_flush_denormals(before, count); });
+  undo_.emplace_back([before, count = plan_.intra_op] { threading::set_flush_denormals(before, count); });
   const DenormalThreads result = threading::set_flush_denormals(flush, plan_.intra_op);
   say("flush_denormals = " + std::to_string(flush) + ": asked for, and seen in " + std::to_string(result.set) + " of " +
       threads(result.threads) + " that operators run on" +
@@ -214,7 +214,7 @@ void PlanSetter::set_niceness(int nice) {
   const int before = niceness();
   const ThreadsSet result = threading::set_niceness(nice);
   if (result.set > 0) {
-    undo_.push_back([before, others = result.others] {
+    undo_.emplace_back([before, others = result.others] {
       if (const ThreadsSet back = threading::set_niceness(before, others); back.error != 0)
         throw std::runtime_error(refused("niceness to " + std::to_string(before), back.error));
     });
@@ -230,7 +230,7 @@ void PlanSetter::set_real_time(const Scheduling& wanted) {
   const Scheduling before = scheduling();
   const ThreadsSet result = threading::set_scheduling(wanted);
   if (result.set > 0) {
-    undo_.push_back([before, others = result.others] {
+    undo_.emplace_back([before, others = result.others] {
       if (const ThreadsSet back = threading::set_scheduling(before, others); back.error != 0)
         throw std::runtime_error(refused("scheduling", back.error));
     });
