@@ -274,8 +274,7 @@ void compare(const std::string& self, const Training& workload, const Effort& ef
   std::sort(ratios.begin(), ratios.end());
   std::printf("%-12s %10.3f %10.3f %7.2fx  %.2f to %.2f   %s", workload.name, 1e3 * median(before), 1e3 * median(after),
               median(ratios), ratios.front(), ratios.back(), workload.what);
-  if (disturbed > 0)
-    std::printf("; no figure to rely on: in %d of %d processes others took the cores", disturbed, 2 * effort.rounds);
+  if (disturbed > 0) std::printf("; others took cores meanwhile in %d of %d processes", disturbed, 2 * effort.rounds);
   std::printf("\n");
   std::fflush(stdout);
 }

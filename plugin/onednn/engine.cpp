@@ -6,8 +6,8 @@
 namespace torchfeed::onednn {
 
 const dnnl::engine& engine() {
-  static const auto* const engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
-  return *engine;
+  static const auto* const kEngine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  return *kEngine;
 }
 
 dnnl::stream& stream() {

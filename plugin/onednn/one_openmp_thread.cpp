@@ -12,8 +12,8 @@ struct OpenMp {
 };
 
 const OpenMp& openmp() {
-  static const OpenMp openmp;
-  return openmp;
+  static const OpenMp kOpenMp;
+  return kOpenMp;
 }
 
 }  // namespace

@@ -209,7 +209,7 @@ std::vector<torch::Library> register_kernels() {
 
 void use_onednn(bool use) {
   if (use) {
-    static const std::vector<torch::Library> libraries = register_kernels();
+    static const std::vector<torch::Library> kLibraries = register_kernels();
     prepare_layers();
   }
   used.store(use, std::memory_order_relaxed);
