@@ -46,10 +46,10 @@ torch::Tensor filled(std::size_t bytes, std::uint8_t value) {
   return tensor;
 }
 
-// What the loader has beside its batches: its own state, less than 8 KiB and 4 KiB more for each slot, in whole pages
-// of up to 64 KiB, and a page of each slot for its request. These tests have at most 32 requests and 12 leases.
+// What the loader has beside its batches: its own state, 9 KiB and 4 KiB more for each slot, rounded up to pages of 64
+// KiB, and a page of each slot for its request. These tests have at most 32 requests and 12 leases.
 constexpr std::size_t kSlots = 32 + 12;
-constexpr std::size_t kControlBytes = (8 + 4 * kSlots + 64) * 1024 + kSlots * 4096;
+constexpr std::size_t kControlBytes = (9 + 4 * kSlots + 63) / 64 * 64 * 1024 + kSlots * 4096;
 
 std::uint8_t stamp_of(std::size_t index) { return static_cast<std::uint8_t>(index * 37 + 11); }
 
