@@ -90,6 +90,18 @@ Step transformer(int64_t batch, int64_t length, int64_t width) {
       model->parameters(), [model, x]() mutable { return model->forward(x); }, torch::randn({length, batch, width}));
 }
 
+#if TORCH_VERSION_MAJOR >= 2
+/// LibTorch's own kernel, which multiplies matrices inside of its threads.
+Step attention(int64_t batch, int64_t heads, int64_t length, int64_t width) {
+  std::vector<torch::Tensor> parameters;
+  for (int i = 0; i < 3; ++i) parameters.push_back(torch::randn({batch, heads, length, width}).requires_grad_());
+  return training_step(
+      parameters,
+      [parameters] { return at::scaled_dot_product_attention(parameters[0], parameters[1], parameters[2]); },
+      torch::zeros({batch, heads, length, width}));
+}
+#endif
+
 /// Elementwise operators on more memory than caches hold, as features of market data are computed.
 Step elementwise(int64_t numbers) {
   auto parameter = torch::randn({numbers}).requires_grad_();
@@ -139,6 +151,9 @@ constexpr Training kWorkloads[] = {
     {"small_mlp", "MLP 200-64-64-1, batch 32", 32 * 64 * 4, [] { return mlp(32, 200, 64); }},
     {"conv", "two convolutions, 32 x 3 x 64 x 64", 32 * 32 * 64 * 64 * 4, [] { return convolutions(32, 64, 32); }},
     {"transformer", "encoder layer of width 256, 16 x 64", 16 * 64 * 256 * 4, [] { return transformer(16, 64, 256); }},
+#if TORCH_VERSION_MAJOR >= 2
+    {"attention", "attention, 8 x 8 heads x 256 x 32", 8 * 8 * 256 * 32 * 4, [] { return attention(8, 8, 256, 32); }},
+#endif
     {"gru", "GRU 256, batch 64, 50 steps", 64 * 256 * 4, [] { return gru(64, 50, 256); }},
     {"small_gru", "GRU 32, batch 32, 50 steps", 32 * 32 * 4, [] { return gru(32, 50, 32); }},
     {"small_lstm", "LSTM 32, batch 32, 50 steps", 32 * 32 * 4, [] { return lstm(32, 50, 32); }},
@@ -336,7 +351,8 @@ int run(const std::vector<std::string>& arguments) {
   std::printf("LibTorch %s, %d threads in operators; medians of %d processes of %g s each\n", TORCH_VERSION,
               at::get_num_threads(), effort.rounds, effort.seconds);
   const ThreadPlan plan = ThreadingOptimizer().plan();
-  std::printf("the plan: threads%s%s%s\n", plan.tensor_memory > 0 ? ", freed tensors' memory is kept" : "",
+  std::printf("the plan: threads%s%s%s%s\n", plan.blas_on_openmp ? ", OpenBLAS's products on OpenMP's" : "",
+              plan.tensor_memory > 0 ? ", freed tensors' memory is kept" : "",
               plan.onednn_rnn ? ", recurrent layers in oneDNN" : "",
               plan.blas_kernels.empty() ? "" : (", OpenBLAS's kernels for " + plan.blas_kernels).c_str());
   std::printf("%-12s %10s %10s %8s  %s\n", "workload", "default ms", "plan ms", "gain", "least to most");

@@ -3,6 +3,7 @@
 #include <torchfeed/plugin/calibrate.h>
 #include <torchfeed/plugin/rnn/operators.h>
 #include <torchfeed/plugin/rnn/rnn_setting.h>
+#include <torchfeed/plugin/threading/blas_team.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/calibration.h>
 #include <torchfeed/plugin/threading/openmp_wait.h>
@@ -56,18 +57,23 @@ std::string text_of(const char* format, double number) {
 
 bool same(const MeasuredThreads& a, const MeasuredThreads& b) {
   return a.intra_op == b.intra_op && a.blas == b.blas && a.short_spinning == b.short_spinning &&
-         a.blas_kernels == b.blas_kernels && a.tensor_memory == b.tensor_memory && a.onednn_rnn == b.onednn_rnn;
+         a.blas_on_openmp == b.blas_on_openmp && a.blas_kernels == b.blas_kernels &&
+         a.tensor_memory == b.tensor_memory && a.onednn_rnn == b.onednn_rnn;
 }
 
 MeasuredThreads threads_in_force() {
   MeasuredThreads threads;
   threads.intra_op = at::get_num_threads();
   threads.blas = threading::blas_num_threads().value_or(0);
+  threads.blas_on_openmp = threading::openmp_team_is_shared();
   threads.short_spinning = threading::parked_openmp_threads() > 0;
   threads.tensor_memory = threading::tensor_memory().limit;
   threads.onednn_rnn = rnn::onednn_is_used();
   return threads;
 }
+
+/// What becomes of OpenMP's idle threads: they spin or sleep beside BLAS's own, or run BLAS's products, too.
+enum class Idle { kSpin, kSleep, kHelpBlas };
 
 /// What of a plan a candidate goes without.
 enum class Without { kNothing, kKernels, kMemory };
@@ -81,7 +87,7 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const bool blas_fixed = fixed || variables.openblas_num_threads || before.blas == 0 ||
                           threading::blas_library() == threading::BlasLibrary::kOpenBlasOnOpenMp;
   std::vector<MeasuredThreads> candidates;
-  const auto add = [&](int intra_op, int blas, bool short_spinning, Without without = Without::kNothing) {
+  const auto add = [&](int intra_op, int blas, Idle idle, Without without = Without::kNothing) {
     MeasuredThreads threads;
     // What was kept before stays kept.
     const bool memory = without != Without::kMemory && before.tensor_memory == 0;
@@ -91,24 +97,27 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
     threads.intra_op = fixed ? plan.intra_op : intra_op;
     threads.blas = blas_fixed ? plan.blas : blas;
     // One thread has nobody to wait for; what was shortened before stays so.
-    threads.short_spinning = before.short_spinning || (short_spinning && threads.intra_op > 1);
+    threads.short_spinning = before.short_spinning || (idle == Idle::kSleep && threads.intra_op > 1);
+    threads.blas_on_openmp = idle == Idle::kHelpBlas && threads.intra_op > 1 && threads.blas > 1;
     const auto known = [&](const MeasuredThreads& other) { return same(threads, other); };
     if (!known(before) && std::none_of(candidates.begin(), candidates.end(), known)) candidates.push_back(threads);
   };
   // More than plan.intra_op where a plan that knows nothing of the step takes one thread inside operators.
   const int most = std::max(plan.intra_op, plan.training);
-  add(plan.intra_op, plan.blas, true);
-  add(most, plan.blas, true);
-  add(most, plan.blas, false);
-  add(1, 1, false);
-  add(most, 1, false);
-  add(1, plan.blas, false);
+  const Idle as_planned = plan.blas_on_openmp ? Idle::kHelpBlas : plan.short_spinning ? Idle::kSleep : Idle::kSpin;
+  add(plan.intra_op, plan.blas, as_planned);
+  add(most, plan.blas, as_planned);
+  add(most, plan.blas, Idle::kSleep);
+  add(most, plan.blas, Idle::kSpin);
+  add(1, 1, Idle::kSpin);
+  add(most, 1, Idle::kSpin);
+  add(1, plan.blas, Idle::kSpin);
   const int half = std::max(1, most / 2);
-  add(half, half, true);
-  add(plan.inference, plan.inference, true);
-  add(plan.intra_op, plan.blas, true, Without::kKernels);
-  add(most, plan.blas, true, Without::kMemory);
-  add(before.intra_op, before.blas, false);
+  add(half, half, as_planned);
+  add(plan.inference, plan.inference, as_planned);
+  add(plan.intra_op, plan.blas, as_planned, Without::kKernels);
+  add(most, plan.blas, as_planned, Without::kMemory);
+  add(before.intra_op, before.blas, Idle::kSpin);
   return candidates;
 }
 
@@ -119,6 +128,7 @@ class Trial {
   Trial(const MeasuredThreads& threads, const MeasuredThreads& before) : Trial() {
     plan_.intra_op = threads.intra_op;
     plan_.blas = threads.blas;
+    plan_.blas_on_openmp = threads.blas_on_openmp;
     plan_.blas_kernels = threads.blas_kernels;
     plan_.tensor_memory = threads.tensor_memory;
     plan_.onednn_rnn = threads.onednn_rnn;
@@ -126,6 +136,7 @@ class Trial {
     PlanSetter setter(plan_, undo_);
     if (threads.intra_op != before.intra_op) setter.set_intra_op();
     if (threads.blas != before.blas) setter.set_blas();
+    setter.set_blas_team();
     setter.set_blas_kernels();
     setter.shorten_spinning();
     setter.keep_tensor_memory();
@@ -169,14 +180,15 @@ struct Measurement {
   int steps = 1;
   double warming = 0;
   double warming_blas = 0;
-  /// The number of threads that BLAS had in the last measurement.
-  int last_blas = 0;
+  /// The threads that BLAS had in the last measurement, and whether they were OpenMP's.
+  std::pair<int, bool> last_blas{};
 
   /// Of one step.
   std::optional<double> seconds(const MeasuredThreads& threads, const MeasuredThreads& before,
                                 const threading::StepLimits& limits) {
     const Trial trial(threads, before);
-    const double warm = std::exchange(last_blas, threads.blas) == threads.blas ? warming : warming_blas;
+    const std::pair blas(threads.blas, threads.blas_on_openmp);
+    const double warm = std::exchange(last_blas, blas) == blas ? warming : warming_blas;
     const double begin = now();
     const int least = threads.tensor_memory != before.tensor_memory ? 1 : 0;
     for (int i = 0; i < kMostWarmingSteps && (i < least || now() - begin < warm); ++i) {
@@ -229,7 +241,7 @@ Measurement plan_measurement(const std::function<void()>& step, const Clock& now
   Measurement measurement{step, now};
   measurement.steps = static_cast<int>(std::clamp(kMeasurementSeconds / step_seconds, 1.0, double{kMostSteps}));
   if (step_seconds < kLongStepSeconds) measurement.warming = measurement.warming_blas = kWarmingSeconds;
-  measurement.last_blas = result.before.blas;
+  measurement.last_blas = {result.before.blas, result.before.blas_on_openmp};
   const auto once = [&](double warming, bool fills_memory) {
     // The last of the steps that warm ends after that time.
     const double warm = std::max(std::ceil(warming / step_seconds), fills_memory ? 1.0 : 0.0);
@@ -250,6 +262,7 @@ Measurement plan_measurement(const std::function<void()>& step, const Clock& now
 std::string describe(const MeasuredThreads& threads) {
   std::string text = "intra_op = " + std::to_string(threads.intra_op);
   if (threads.blas > 0) text += ", blas = " + std::to_string(threads.blas);
+  if (threads.blas_on_openmp) text += " on OpenMP's threads";
   if (!threads.blas_kernels.empty()) text += ", kernels for " + threads.blas_kernels;
   if (threads.short_spinning) text += ", idle threads sleep";
   if (threads.tensor_memory > 0) text += ", freed memory is kept";
@@ -310,6 +323,7 @@ void apply(Calibration& result, const ThreadingOptions& options) {
       result.chosen >= 0 ? result.candidates[static_cast<size_t>(result.chosen)] : result.before;
   result.plan.intra_op = result.plan.training = threads.intra_op;
   result.plan.blas = threads.blas;
+  result.plan.blas_on_openmp = threads.blas_on_openmp;
   result.plan.short_spinning = threads.short_spinning;
   result.plan.blas_kernels = threads.blas_kernels;
   result.plan.tensor_memory = threads.tensor_memory;

@@ -30,6 +30,8 @@ struct MeasuredThreads {
   int intra_op = 1;
   /// 0: there is no BLAS library that sizes itself.
   int blas = 0;
+  /// Whether OpenBLAS's products run on OpenMP's threads.
+  bool blas_on_openmp = false;
   /// The kernels that OpenBLAS runs; empty: as before.
   std::string blas_kernels;
   /// Whether OpenMP's idle threads sleep at once, as optimize_system_for_training() has it.
@@ -63,11 +65,11 @@ struct Calibration {
 };
 
 /// Finds the number of threads by trying: runs `step` under the threads that are in force and under candidates (the
-/// plan's, one for each core, one, half, those of one NUMA node, with and without OpenMP's spinning, the plan's
-/// kernels, freed tensors' memory and recurrent layers), in turn, and keeps a change only where it is beyond noise: it
-/// gains more than `least_gain`, more in the median of the rounds than what is in force gains over itself, and is
-/// faster in so many rounds that luck would not give it once in 20. The change stays for the life of the process. What
-/// the user's variables fix (OMP_NUM_THREADS) is not tried otherwise.
+/// plan's, one for each core, one, half, those of one NUMA node, with and without OpenMP's spinning, BLAS's
+/// products on its threads, the plan's kernels, freed tensors' memory and recurrent layers), in turn, and keeps a
+/// change only where it is beyond noise: it gains more than `least_gain`, more in the median of the rounds than what is
+/// in force gains over itself, and is faster in so many rounds that luck would not give it once in 20. The change stays
+/// for the life of the process. What the user's variables fix (OMP_NUM_THREADS) is not tried otherwise.
 ///
 /// Call it instead of optimize_system_for_training(), so that LibTorch's own default is what it compares with, in the
 /// thread that trains, once the model is there. `step` is one step of training as it will be, loader left out. It runs

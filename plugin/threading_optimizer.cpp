@@ -52,6 +52,7 @@ threading::PlanInputs read_inputs(const ThreadingOptions& options, const Workloa
   inputs.default_intra_op = before;
   inputs.primitive_cache = options.primitive_cache;
   inputs.tensor_memory = options.tensor_memory;
+  inputs.blas_on_openmp = options.blas_on_openmp;
   inputs.onednn_rnn = options.onednn_rnn;
   inputs.pin = options.pin;
   return inputs;
@@ -198,6 +199,7 @@ AppliedPlan ThreadingOptimizer::apply(const ThreadPlan& plan) const {
   setter.set_intra_op();
   setter.set_inter_op();
   setter.set_blas();
+  setter.set_blas_team();
   setter.set_blas_kernels();
   // Before threads are bound: libgomp compares with the CPUs that it found when it was loaded.
   setter.shorten_spinning();

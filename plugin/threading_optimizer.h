@@ -27,9 +27,8 @@ struct RealTime {
 
 struct ThreadingOptions {
   /// Threads inside an operator, 0 to 4096. 0: from the environment's MKL_NUM_THREADS or OMP_NUM_THREADS, else one for
-  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores the number that
-  /// LibTorch had before the first plan, where that is one and Workload::activation_bytes does not tell of large
-  /// tensors.
+  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores one beside OpenBLAS's
+  /// own threads, unless Workload::activation_bytes tells of large tensors.
   int intra_op = 0;
   /// Threads for operators beside each other (torch.jit.fork), 0 to 4096, which can be set once in a process. 0:
   /// LibTorch's own number, about one a core.
@@ -40,6 +39,10 @@ struct ThreadingOptions {
   /// Whether OpenBLAS may run the kernels for this processor where it does not know it, and runs some of 2004 instead
   /// (Debian 12's on Intel's Emerald Rapids: a quarter of the speed). Products change in their last bits.
   bool blas_kernels = true;
+  /// Whether OpenBLAS's products may run on OpenMP's threads, with ATen's operators, instead of on OpenBLAS's own,
+  /// where it lets them (Debian 13's): the idle threads of two teams spin on cores that the other's need. The program
+  /// must not set OpenBLAS's threads callback of its own meanwhile.
+  bool blas_on_openmp = true;
   /// Primitives that oneDNN keeps compiled, 0 to 1,048,576. 0: 4096, or as it is where memory is short or the
   /// environment's ONEDNN_PRIMITIVE_CACHE_CAPACITY tells.
   int primitive_cache = 0;
@@ -78,11 +81,11 @@ class [[nodiscard]] AppliedPlan {
   const ThreadPlan& plan() const { return plan_; }
   /// Leaves everything as it is for good.
   void keep();
-  /// Puts back, the last first, what apply() changed: counts of threads, BLAS's kernels, OpenMP's spinning, oneDNN's
-  /// settings, the memory that is kept, recurrent layers, masks, denormals, niceness and scheduling. The inter-op pool
-  /// can be sized once in a process and stays. Plans in force end in the reverse of their order. Same thread as
-  /// apply(). What the system refuses is told on stderr: without CAP_SYS_NICE niceness cannot be lowered again. In a
-  /// forked child it does nothing.
+  /// Puts back, the last first, what apply() changed: counts of threads, who runs BLAS's products, its kernels,
+  /// OpenMP's spinning, oneDNN's settings, the memory that is kept, recurrent layers, masks, denormals, niceness and
+  /// scheduling. The inter-op pool can be sized once in a process and stays. Plans in force end in the reverse of their
+  /// order. Same thread as apply(). What the system refuses is told on stderr: without CAP_SYS_NICE niceness cannot be
+  /// lowered again. In a forked child it does nothing.
   void restore();
 
  private:
@@ -116,11 +119,11 @@ class ThreadingOptimizer {
   DataLoaderConfig data_loader_config(std::int64_t dataset_size, std::int64_t batch_size, std::int64_t sample_bytes = 0,
                                       std::int64_t worker_bytes = 0) const;
 
-  /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, and BLAS's kernels, shortens the spinning of
-  /// libgomp's idle threads, sets oneDNN's primitive cache, keeps freed tensors' memory, has recurrent layers run in
-  /// oneDNN, binds threads where the plan has CPUs for them, sets what else the options ask for, and reads everything
-  /// back. What cannot be set (the inter-op pool once it runs) is told in the result and is no error. Errors:
-  /// c10::Error for a plan with a count or CPU outside its range.
+  /// Sets ATen's intra-op and inter-op counts, OpenMP's and BLAS's, who runs its products, and its kernels, shortens
+  /// the spinning of libgomp's idle threads, sets oneDNN's primitive cache, keeps freed tensors' memory, has recurrent
+  /// layers run in oneDNN, binds threads where the plan has CPUs for them, sets what else the options ask for, and
+  /// reads everything back. What cannot be set (the inter-op pool once it runs) is told in the result and is no error.
+  /// Errors: c10::Error for a plan with a count or CPU outside its range.
   AppliedPlan apply(const ThreadPlan& plan) const;
 
  private:

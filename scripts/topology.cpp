@@ -1,6 +1,7 @@
 /// Prints the machine and how its cores are planned to be used, with a reason for each number. See `topology --help`.
 
 #include <ATen/Parallel.h>
+#include <torchfeed/plugin/threading/blas_team.h>
 #include <torchfeed/plugin/threading/free_memory.h>
 #include <torchfeed/plugin/threading/planner.h>
 
@@ -129,6 +130,7 @@ PlanInputs read_inputs(const Options& options) {
   if (options.memory) inputs.memory = threading::MemoryRoom{static_cast<std::uint64_t>(*options.memory), "--memory"};
   inputs.variables = threading::read_thread_variables();
   inputs.blas = threading::blas_library();
+  inputs.blas_team = threading::can_share_openmp_team();
   if (!described) {
     inputs.blas_kernels = threading::blas_kernels();
     inputs.features = threading::cpu_features();
@@ -174,6 +176,7 @@ ordered_json to_json(const PlanInputs& inputs, const ThreadPlan& plan) {
           {"intra_op", plan.intra_op},
           {"inter_op", plan.inter_op},
           {"blas", plan.blas},
+          {"blas_on_openmp", plan.blas_on_openmp},
           {"blas_kernels", plan.blas_kernels},
           {"training", plan.training},
           {"dataloader", plan.dataloader},

@@ -426,6 +426,7 @@ TEST_F(CalibrateDeathTest, WhatCannotBeSetIsNotTriedAndNothingIsTriedTwice) {
           holds = holds && !one.short_spinning;
           for (size_t j = 0; j < i; ++j)
             holds = holds && (one.intra_op != result.candidates[j].intra_op || one.blas != result.candidates[j].blas ||
+                              one.blas_on_openmp != result.candidates[j].blas_on_openmp ||
                               one.blas_kernels != result.candidates[j].blas_kernels ||
                               one.tensor_memory != result.candidates[j].tensor_memory);
         }

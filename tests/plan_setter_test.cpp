@@ -472,6 +472,8 @@ TEST_F(PlanSetterDeathTest, IdleOpenMpThreadsSpinShortlyWhileThePlanIsInForceAnd
         Findings findings;
         const ThreadingOptimizer optimizer(quiet());
         ThreadPlan plan = two_threads(optimizer);
+        plan.blas_on_openmp = false;
+        plan.short_spinning = true;
         spinning_seconds();  // starts the team
         const double before = spinning_seconds();
         double meanwhile = 0;

@@ -42,17 +42,20 @@ TEST(ThreadPlanTest, AMaskOfHalfTheCoresHalvesThePlan) {
 
 TEST(ThreadPlanTest, ACpuQuotaIsRoundedUpAndNamed) {
   PlanInputs inputs = machine("core:8 pu:1");
-  inputs.quota = CpuQuota{1.5, "/sys/fs/cgroup/cpu.max"};
+  inputs.quota = CpuQuota{3.5, "/sys/fs/cgroup/cpu.max"};
   const ThreadPlan plan = plan_threads(inputs);
-  EXPECT_EQ(plan.intra_op, 2);
-  EXPECT_EQ(plan.dataloader, 1);
-  EXPECT_TRUE(has_reason(plan.reasons, "the CPU quota of 1.5 in /sys/fs/cgroup/cpu.max"));
+  EXPECT_EQ(plan.intra_op, 4);
+  EXPECT_EQ(plan.dataloader, 3);
+  EXPECT_TRUE(has_reason(plan.reasons, "the CPU quota of 3.5 in /sys/fs/cgroup/cpu.max"));
+  inputs.quota = CpuQuota{1.5, "/sys/fs/cgroup/cpu.max"};
+  EXPECT_EQ(plan_threads(inputs).training, 2);
+  EXPECT_EQ(plan_threads(inputs).dataloader, 1);
 }
 
 TEST(ThreadPlanTest, AQuotaAboveTheCoresChangesNothing) {
-  PlanInputs inputs = machine("core:2 pu:1");
+  PlanInputs inputs = machine("core:4 pu:1");
   inputs.quota = CpuQuota{8, "x"};
-  EXPECT_EQ(plan_threads(inputs).intra_op, 2);
+  EXPECT_EQ(plan_threads(inputs).intra_op, 4);
 }
 
 TEST(ThreadPlanTest, MklNumThreadsGoesBeforeOmpNumThreadsAsInLibTorch) {

@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <torchfeed/plugin/threading/blas_team.h>
 #include <torchfeed/plugin/threading/planner.h>
 #include <torchfeed/plugin/threading_optimizer.h>
 
@@ -63,6 +64,7 @@ TEST_F(TopologyProgramTest, ADescribedMachineIsPlannedByTheSamePlanner) {
   threading::PlanInputs inputs;
   inputs.topology = threading::topology_from_synthetic("pack:2 core:8 pu:2");
   inputs.blas = threading::blas_library();
+  inputs.blas_team = threading::can_share_openmp_team();
   const ThreadPlan plan = threading::plan_threads(inputs);
   EXPECT_EQ(said["physical_cores"], 16);
   EXPECT_EQ(said["logical_cores"], 32);
@@ -87,6 +89,7 @@ TEST_F(TopologyProgramTest, ThisMachineIsPlannedAsTheOptimizerDoes) {
   EXPECT_EQ(said["dataloader"], plan.dataloader);
   EXPECT_EQ(said["preprocessing"], plan.preprocessing);
   EXPECT_EQ(said["blas"], plan.blas);
+  EXPECT_EQ(said["blas_on_openmp"], plan.blas_on_openmp);
   EXPECT_EQ(said["short_spinning"], plan.short_spinning);
   EXPECT_EQ(said["tensor_memory"] > 0, plan.tensor_memory > 0) << "free memory changes meanwhile";
   EXPECT_EQ(said["onednn_rnn"], plan.onednn_rnn);
@@ -94,8 +97,13 @@ TEST_F(TopologyProgramTest, ThisMachineIsPlannedAsTheOptimizerDoes) {
 
 TEST_F(TopologyProgramTest, LargeActivationsAreWorthThreads) {
   const json said = run_json({"--synthetic", "core:2 pu:1", "--activation-bytes", "16777216"});
+  threading::PlanInputs inputs;
+  inputs.topology = threading::topology_from_synthetic("core:2 pu:1");
+  inputs.blas = threading::blas_library();
+  inputs.blas_team = threading::can_share_openmp_team();
+  inputs.workload.activation_bytes = 16 << 20;
   EXPECT_EQ(said["intra_op"], 2);
-  EXPECT_EQ(said["short_spinning"], true);
+  EXPECT_EQ(said["short_spinning"], threading::plan_threads(inputs).short_spinning);
 }
 
 TEST_F(TopologyProgramTest, EveryNumberIsPrintedWithItsReason) {
@@ -135,7 +143,7 @@ TEST_F(TopologyProgramTest, AMadeUpTreesNestedLimitsAreRead) {
   EXPECT_EQ(said["quota"]["cpus"], 1.5);
   EXPECT_EQ(said["quota"]["source"], dir_.file("root") + "/sys/fs/cgroup/a/cpu.max");
   EXPECT_EQ(said["free_memory"]["bytes"], 614400000);
-  EXPECT_EQ(said["intra_op"], 2);
+  EXPECT_EQ(said["training"], 2);
   EXPECT_EQ(said["dataloader"], 1);
 }
 

@@ -107,7 +107,8 @@ bool pool_is_idle() {
 }
 
 /// Sets the count where that may start the pool's threads. OpenBLAS answers a thread that cannot be started with
-/// raise(SIGINT) and a pool that is not whole; here that is false, and a Ctrl-C meanwhile stays one.
+/// raise(SIGINT) and a pool that is not whole; here that is false, and a Ctrl-C meanwhile stays one. By who holds
+/// blas_products_mutex(), as go_on_without_pool().
 bool set_unless_refused(int count) {
   sigset_t interrupt, before;
   sigemptyset(&interrupt);
@@ -162,6 +163,17 @@ const char* blas_library_name(BlasLibrary library) {
   return "no BLAS library with threads of its own";
 }
 
+std::mutex& blas_products_mutex() {
+  static auto* const mutex = new std::mutex;  // never destroyed, as threads may compute while the process ends
+  return *mutex;
+}
+
+bool blas_threads_run() { return blas().library == BlasLibrary::kOpenBlas && !pool_is_idle(); }
+
+void start_blas_threads() {
+  if (pool_is_idle() && !pool_is_broken && !set_unless_refused(blas().get())) go_on_without_pool();
+}
+
 std::optional<int> blas_num_threads() {
   if (blas().library == BlasLibrary::kNone) return std::nullopt;
   return blas().get();
@@ -187,6 +199,7 @@ bool set_blas_num_threads(int count) {
   // Setting the number that is there already would still start a pool that a fork has ended.
   const int before = found.get();
   if (before == count) return true;
+  const std::lock_guard<std::mutex> products(blas_products_mutex());
   if (!set_unless_refused(count) && !set_unless_refused(before)) go_on_without_pool();
   return found.get() == count;
 }
@@ -201,6 +214,7 @@ SingleThreadedBlasScope::SingleThreadedBlasScope() : owner_(getpid()) {
   if (scopes().found_idle) {
     variable(blas().count).store(1);  // OpenBLAS's function would start a pool that nobody needs now
   } else {
+    const std::lock_guard<std::mutex> products(blas_products_mutex());
     set_unless_refused(1);
   }
 }
@@ -215,6 +229,7 @@ SingleThreadedBlasScope::~SingleThreadedBlasScope() {
     variable(blas().count).store(threads);
     return;
   }
+  const std::lock_guard<std::mutex> products(blas_products_mutex());
   if (set_unless_refused(threads)) return;
   go_on_without_pool();
   std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n", threads - 1);

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <mutex>
 #include <optional>
 
 namespace torchfeed::threading {
@@ -23,6 +24,17 @@ const char* blas_library_name(BlasLibrary library);
 
 /// A symbol of that library; null without it.
 void* blas_symbol(const char* name);
+
+/// Held while a product is computed on other threads than BLAS's own (share_openmp_team()), and while BLAS's number of
+/// threads is set, which frees the memory that products' parts have. Products on BLAS's own threads do not hold it.
+std::mutex& blas_products_mutex();
+
+/// Whether OpenBLAS's own threads are there: neither to be started by the first product, nor ended by a fork.
+bool blas_threads_run();
+
+/// Starts OpenBLAS's own threads where a fork has ended them, as its next product would. Where the system starts none,
+/// it goes on with one thread. By who holds blas_products_mutex().
+void start_blas_threads();
 
 /// The number of threads that BLAS uses; empty without a library that tells.
 std::optional<int> blas_num_threads();

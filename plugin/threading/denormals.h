@@ -7,7 +7,8 @@ bool flushes_denormals();
 
 /// Lets the calling thread and its OpenMP team of `threads` flush denormals to zero, or not. Processors keep this for
 /// each thread: threads that start later inherit it from those that start them, and pools that run already beside
-/// OpenMP's (OpenBLAS's own) keep theirs. Returns how many threads read it back as asked, of how many took part.
+/// OpenMP's (OpenBLAS's own, where it uses them) keep theirs. Returns how many threads read it back as asked, of how
+/// many took part.
 struct DenormalThreads {
   int set = 0;
   int threads = 0;

@@ -24,6 +24,22 @@ bool memory_is_short(const PlanInputs& inputs) { return inputs.memory && inputs.
 
 }  // namespace
 
+bool openmp_team_suits(const PlanInputs& inputs, int threads) {
+  const int blas = inputs.variables.openblas_num_threads.value_or(threads);
+  return inputs.blas == BlasLibrary::kOpenBlas && inputs.blas_team && inputs.blas_on_openmp && blas > 1 &&
+         blas <= threads;
+}
+
+void plan_blas_team(const PlanInputs& inputs, ThreadPlan& plan) {
+  plan.blas_on_openmp = openmp_team_suits(inputs, plan.intra_op);
+  if (plan.blas_on_openmp)
+    plan.reasons.emplace_back(
+        "blas_on_openmp = 1: OpenBLAS's products run on OpenMP's threads, as two teams keep each other from the cores "
+        "on which they wait");
+  else if (inputs.blas_team && !inputs.blas_on_openmp)
+    plan.reasons.emplace_back("blas_on_openmp = 0: the option blas_on_openmp says so");
+}
+
 void plan_blas_kernels(const PlanInputs& inputs, ThreadPlan& plan) {
   const std::string better = better_blas_kernels(inputs.blas_kernels, inputs.features);
   if (better.empty()) return;

@@ -1,6 +1,7 @@
 #include <torchfeed/plugin/threading/machine.h>
 
 #include <torchfeed/plugin/threading/blas_kernels.h>
+#include <torchfeed/plugin/threading/blas_team.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cgroup_limits.h>
 #include <torchfeed/plugin/threading/free_memory.h>
@@ -15,6 +16,7 @@ PlanInputs read_machine() {
   inputs.memory = read_free_memory();
   inputs.variables = read_thread_variables();
   inputs.blas = blas_library();
+  inputs.blas_team = can_share_openmp_team();
   inputs.features = cpu_features();
   return inputs;
 }

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <sched.h>
 #include <torchfeed/plugin/threading/blas_kernels.h>
+#include <torchfeed/plugin/threading/blas_team.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
 #include <torchfeed/plugin/threading/cpu_affinity.h>
 #include <torchfeed/plugin/threading/denormals.h>
@@ -106,6 +107,22 @@ void PlanSetter::set_blas() {
     say(stays("blas", plan_.blas, wanted, blas_library_name(blas_library()) + std::string(" kept its number")));
 }
 
+void PlanSetter::set_blas_team() {
+  const bool before = openmp_team_is_shared();
+  // Anew also where it is so, as the number of threads may have become too large for it.
+  const bool possible = !plan_.blas_on_openmp || can_share_openmp_team();
+  const bool wanted = plan_.blas_on_openmp && possible;
+  const bool done = share_openmp_team(wanted);
+  plan_.blas_on_openmp = openmp_team_is_shared();
+  if (!possible || !done)
+    say("products of matrices stay on BLAS's own threads: " +
+        std::string(possible ? "the system starts no more threads" : "it lets nobody else run them here"));
+  if (plan_.blas_on_openmp == before) return;
+  undo_.emplace_back([before] {
+    if (!share_openmp_team(before)) throw std::runtime_error("OpenBLAS's products to OpenMP's threads");
+  });
+}
+
 void PlanSetter::set_blas_kernels() {
   const std::string wanted = plan_.blas_kernels;
   const std::string before = blas_kernels();
@@ -207,7 +224,7 @@ void PlanSetter::set_flush_denormals(bool flush) {
   const DenormalThreads result = threading::set_flush_denormals(flush, plan_.intra_op);
   say("flush_denormals = " + std::to_string(flush) + ": asked for, and seen in " + std::to_string(result.set) + " of " +
       threads(result.threads) + " that operators run on" +
-      (blas_library() == BlasLibrary::kOpenBlas ? "; OpenBLAS's own keep theirs" : ""));
+      (blas_library() == BlasLibrary::kOpenBlas && !openmp_team_is_shared() ? "; OpenBLAS's own keep theirs" : ""));
 }
 
 void PlanSetter::set_niceness(int nice) {

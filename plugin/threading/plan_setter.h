@@ -27,6 +27,8 @@ class PlanSetter {
   /// Cannot be undone: LibTorch sizes this pool once, and the plan says so.
   void set_inter_op();
   void set_blas();
+  /// Onto OpenMP's threads, or back to its own, as the plan says.
+  void set_blas_team();
   /// To the plan's, if it names some.
   void set_blas_kernels();
   void shorten_spinning();

@@ -236,15 +236,15 @@ Division divide(const Budget& budget, int dataloader, const std::optional<Decisi
   return division;
 }
 
-/// Whether OpenMP's threads would mostly get in the way: see kSomeCores. Unless it is known what the operators work on,
-/// the number before the first plan tells, LibTorch's own or the program's: where that is one, nothing is slower with
-/// it than without this plan.
+/// Whether OpenMP's threads would mostly get in the way of OpenBLAS's: see kSomeCores. Taken so unless the operators
+/// are known to work on large tensors.
 bool one_thread_is_enough(const Budget& budget) {
   const PlanInputs& inputs = budget.inputs;
-  const std::uint64_t activation = inputs.workload.activation_bytes;
-  if (inputs.blas != BlasLibrary::kOpenBlas || budget.compute.value < 2 || budget.compute.value >= kSomeCores)
-    return false;
-  return activation == 0 ? inputs.default_intra_op == 1 : activation < kLargeActivation;
+  const ThreadVariables& variables = inputs.variables;
+  const int cores = budget.compute.value;
+  return inputs.blas == BlasLibrary::kOpenBlas && variables.openblas_num_threads.value_or(cores) > 1 && cores > 1 &&
+         cores < kSomeCores && inputs.workload.activation_bytes < kLargeActivation &&
+         !openmp_team_suits(inputs, std::min(cores, variables.omp_thread_limit.value_or(cores)));
 }
 
 Decision decide_intra_op(const Budget& budget, const Division& division, const std::optional<Decision>& asked) {
@@ -252,8 +252,9 @@ Decision decide_intra_op(const Budget& budget, const Division& division, const s
   if (one_thread_is_enough(budget)) {
     const std::string cores = count(budget.compute.value, "core");
     return {1, budget.inputs.workload.activation_bytes == 0
-                   ? "LibTorch's number before the first plan, which suits small tensors on " + cores +
-                         "; large ones gain by a thread for each: say so by Workload::activation_bytes, or calibrate()"
+                   ? "a second thread would keep OpenBLAS's from one of " + cores +
+                         " while it waits; tensors of many MiB gain by a thread for each core: say so by "
+                         "Workload::activation_bytes, or calibrate()"
                    : "waking threads on " + cores + " takes longer than they save with tensors of " +
                          size_text(budget.inputs.workload.activation_bytes)};
   }
@@ -275,14 +276,17 @@ Decision decide_inter_op(const PlanInputs& inputs) {
           "LibTorch's own number, which is left as it is unless the option inter_op asks"};
 }
 
-/// Whether there are two cores, on both of which LibTorch computes by itself, in operators that are not known to be
-/// large: OpenMP's other thread is soon needed again, and goes on spinning as it would without this plan.
-bool two_cores_stay_awake(const Budget& budget, int intra_op) {
+/// Whether OpenMP's idle threads would spin on cores that BLAS's own need. Not where the user asks for threads on both
+/// of two cores, on both of which LibTorch computed before the first plan, in operators that are not known to be large:
+/// OpenMP's other thread is soon needed again, and goes on spinning as it would without this plan.
+bool idle_threads_are_in_the_way(const Budget& budget, const ThreadPlan& plan) {
   const PlanInputs& inputs = budget.inputs;
-  return inputs.blas == BlasLibrary::kOpenBlas && !inputs.variables.openblas_num_threads &&
-         !inputs.variables.omp_num_threads &&  // which OpenBLAS follows, too
-         inputs.topology.physical_cores == 2 && budget.compute.value == 2 && intra_op == 2 &&
-         inputs.default_intra_op != 1 && inputs.workload.activation_bytes < kLargeActivation;
+  const bool own_threads = inputs.blas == BlasLibrary::kOpenBlas || inputs.blas == BlasLibrary::kMkl;
+  if (!own_threads || plan.blas_on_openmp || plan.blas == 1) return false;
+  return inputs.blas != BlasLibrary::kOpenBlas || inputs.variables.openblas_num_threads ||
+         inputs.variables.omp_num_threads ||  // which OpenBLAS follows, too
+         inputs.topology.physical_cores != 2 || budget.compute.value != 2 || plan.intra_op != 2 ||
+         inputs.default_intra_op == 1 || inputs.workload.activation_bytes >= kLargeActivation;
 }
 
 Decision decide_blas(const Budget& budget, int intra_op, bool asked) {
@@ -305,7 +309,7 @@ Decision decide_blas(const Budget& budget, int intra_op, bool asked) {
     case BlasLibrary::kOpenBlasOnOpenMp:
       return {intra_op, name + " follows intra_op"};
   }
-  return {intra_op, name + "'s own threads, as many as intra_op"};
+  return {intra_op, "as many as intra_op, for " + name};
 }
 
 Decision decide_training(const Budget& budget, const Division& division, int intra_op, bool asked) {
@@ -439,7 +443,8 @@ ThreadPlan plan_threads(const PlanInputs& inputs) {
   decide("intra_op", plan.intra_op, intra_op);
   decide("inter_op", plan.inter_op, decide_inter_op(inputs));
   decide("blas", plan.blas, decide_blas(budget, intra_op.value, asked.has_value()));
-  plan.short_spinning = !two_cores_stay_awake(budget, intra_op.value);
+  plan_blas_team(inputs, plan);
+  plan.short_spinning = idle_threads_are_in_the_way(budget, plan);
   plan_blas_kernels(inputs, plan);
   decide("training", plan.training, decide_training(budget, division, intra_op.value, asked.has_value()));
   decide("dataloader", plan.dataloader, dataloader);

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <torchfeed/plugin/threading/malloc_learning.h>
+#include <torchfeed/plugin/threading/stay_loaded.h>
 #include <torchfeed/plugin/threading/tensor_memory.h>
 #include <unistd.h>
 
@@ -202,18 +203,11 @@ class Store {
 
 std::atomic<Store*> current_store{nullptr};
 
-/// LibTorch calls this code for as long as the process lives, also where torchfeed was part of a plug-in.
-void stay_loaded() {
-  Dl_info here{};
-  if (dladdr(reinterpret_cast<void*>(&give_back), &here) != 0)
-    static_cast<void>(dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE));
-}
-
 /// A forked child has one of its own, whatever its parent's other threads were at.
 Store& store() {
   static const bool ready = [] {
     current_store = new Store;
-    stay_loaded();
+    stay_loaded();  // LibTorch calls this code for as long as the process lives
     pthread_atfork(nullptr, nullptr, [] {
       limit = 0;
       current_store.exchange(new Store)->drop_pages();

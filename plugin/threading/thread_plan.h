@@ -52,9 +52,11 @@ struct ThreadPlan {
   /// The CPUs that the trainer's threads and the loader's workers are bound to. Empty: not bound.
   std::vector<int> trainer_cpus;
   std::vector<int> dataloader_cpus;
+  /// Whether OpenBLAS's products run on OpenMP's threads instead of on its own, which newer ones can (Debian 13's).
+  bool blas_on_openmp = false;
   /// The processor whose kernels OpenBLAS is to run, by its names, where it does not know this one. Empty: as it is.
   std::string blas_kernels;
-  /// Whether OpenMP's idle threads sleep at once instead of spinning on cores that BLAS and workers could use.
+  /// Whether OpenMP's idle threads sleep at once instead of spinning on cores that BLAS's own threads could use.
   bool short_spinning = true;
   /// Primitives that oneDNN keeps compiled; 0: as many as it does by itself.
   int primitive_cache = 0;
