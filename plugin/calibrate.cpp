@@ -107,7 +107,6 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
   const Idle as_planned = plan.blas_on_openmp ? Idle::kHelpBlas : plan.short_spinning ? Idle::kSleep : Idle::kSpin;
   add(plan.intra_op, plan.blas, as_planned);
   add(most, plan.blas, as_planned);
-  add(most, plan.blas, Idle::kSleep);
   add(most, plan.blas, Idle::kSpin);
   add(1, 1, Idle::kSpin);
   add(most, 1, Idle::kSpin);

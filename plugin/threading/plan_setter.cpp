@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 #include <sched.h>
+#include <torchfeed/plugin/threading/attention_kernels.h>
 #include <torchfeed/plugin/threading/blas_kernels.h>
 #include <torchfeed/plugin/threading/blas_team.h>
 #include <torchfeed/plugin/threading/blas_threads.h>
@@ -114,6 +115,7 @@ void PlanSetter::set_blas_team() {
   const bool wanted = plan_.blas_on_openmp && possible;
   const bool done = share_openmp_team(wanted);
   plan_.blas_on_openmp = openmp_team_is_shared();
+  if (plan_.blas_on_openmp) give_attention_one_blas_thread();
   if (!possible || !done)
     say("products of matrices stay on BLAS's own threads: " +
         std::string(possible ? "the system starts no more threads" : "it lets nobody else run them here"));
