@@ -90,7 +90,7 @@ Step transformer(int64_t batch, int64_t length, int64_t width) {
       model->parameters(), [model, x]() mutable { return model->forward(x); }, torch::randn({length, batch, width}));
 }
 
-#if TORCH_VERSION_MAJOR >= 2
+#if __has_include(<ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>)
 /// LibTorch's own kernel, which multiplies matrices inside of its threads.
 Step attention(int64_t batch, int64_t heads, int64_t length, int64_t width) {
   std::vector<torch::Tensor> parameters;
@@ -151,7 +151,7 @@ constexpr Training kWorkloads[] = {
     {"small_mlp", "MLP 200-64-64-1, batch 32", 32 * 64 * 4, [] { return mlp(32, 200, 64); }},
     {"conv", "two convolutions, 32 x 3 x 64 x 64", 32 * 32 * 64 * 64 * 4, [] { return convolutions(32, 64, 32); }},
     {"transformer", "encoder layer of width 256, 16 x 64", 16 * 64 * 256 * 4, [] { return transformer(16, 64, 256); }},
-#if TORCH_VERSION_MAJOR >= 2
+#if __has_include(<ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>)
     {"attention", "attention, 8 x 8 heads x 256 x 32", 8 * 8 * 256 * 32 * 4, [] { return attention(8, 8, 256, 32); }},
 #endif
     {"gru", "GRU 256, batch 64, 50 steps", 64 * 256 * 4, [] { return gru(64, 50, 256); }},

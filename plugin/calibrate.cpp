@@ -98,7 +98,7 @@ std::vector<MeasuredThreads> candidates_for(const ThreadPlan& plan, const Measur
     threads.blas = blas_fixed ? plan.blas : blas;
     // One thread has nobody to wait for; what was shortened before stays so.
     threads.short_spinning = before.short_spinning || (idle == Idle::kSleep && threads.intra_op > 1);
-    threads.blas_on_openmp = idle == Idle::kHelpBlas && threads.intra_op > 1 && threads.blas > 1;
+    threads.blas_on_openmp = idle == Idle::kHelpBlas && threads.blas > 1 && threads.blas <= threads.intra_op;
     const auto known = [&](const MeasuredThreads& other) { return same(threads, other); };
     if (!known(before) && std::none_of(candidates.begin(), candidates.end(), known)) candidates.push_back(threads);
   };

@@ -1,8 +1,7 @@
 #include <gtest/gtest.h>
-#include <torch/version.h>
 #include <torchfeed/plugin/threading/attention_kernels.h>
 
-#if TORCH_VERSION_MAJOR >= 2
+#if __has_include(<ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>)
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -34,6 +33,10 @@ void count_and_run(int sync, RunBlasPart run, int parts, std::size_t part_bytes,
   run_blas_parts(sync, run, parts, part_bytes, first, argument);
 }
 
+void set_others(decltype(&run_blas_parts) run) {
+  reinterpret_cast<void (*)(decltype(run))>(blas_symbol("openblas_set_threads_callback_function"))(run);
+}
+
 class AttentionKernelsTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -44,6 +47,7 @@ class AttentionKernelsTest : public ::testing::Test {
   }
   void TearDown() override {
     if (IsSkipped()) return;
+    set_others(nullptr);
     share_openmp_team(false);
     set_blas_num_threads(blas_before_);
     at::set_num_threads(aten_before_);
@@ -59,15 +63,12 @@ TEST_F(AttentionKernelsTest, AttentionIsTheSameOnOneBlasThreadEachAndTellsNothin
   give_attention_one_blas_thread();
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
   ASSERT_TRUE(share_openmp_team(true));
-  const auto set =
-      reinterpret_cast<void (*)(decltype(&run_blas_parts))>(blas_symbol("openblas_set_threads_callback_function"));
-  set(count_and_run);
+  set_others(count_and_run);
   const std::vector<at::Tensor> after = attention();
   EXPECT_EQ(shared_out, 0) << "no product of attention's is shared out";
   at::mm(at::ones({256, 256}), at::ones({256, 256}));
   EXPECT_EQ(shared_out, 1) << "others are, as before";
   EXPECT_EQ(blas_num_threads(), 2);
-  set(run_blas_parts);
   for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(at::allclose(after[i], before[i], 1e-4, 1e-5)) << i;
 }
 
@@ -75,13 +76,10 @@ TEST_F(AttentionKernelsTest, OneOpenMpThreadTakesAllOfBlass) {
   give_attention_one_blas_thread();
   ASSERT_TRUE(share_openmp_team(true));
   at::set_num_threads(1);
-  const auto set =
-      reinterpret_cast<void (*)(decltype(&run_blas_parts))>(blas_symbol("openblas_set_threads_callback_function"));
-  set(count_and_run);
+  set_others(count_and_run);
   shared_out = 0;
   attention();
   EXPECT_GT(shared_out, 0);
-  set(run_blas_parts);
 }
 
 }  // namespace
@@ -89,7 +87,7 @@ TEST_F(AttentionKernelsTest, OneOpenMpThreadTakesAllOfBlass) {
 
 #else
 
-TEST(AttentionKernelsTest, BeforeLibTorch2ThereIsNothingToDo) {
+TEST(AttentionKernelsTest, WithoutTheOperatorThereIsNothingToDo) {
   torchfeed::threading::give_attention_one_blas_thread();
 }
 

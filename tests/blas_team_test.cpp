@@ -198,6 +198,15 @@ TEST_F(SharedTeamTest, AForkAndANewNumberOfThreadsWaitForAnotherThreadsProduct) 
   EXPECT_EQ(wrong, 0);
 }
 
+TEST_F(SharedTeamTest, ThreadsThatAForkHasEndedAreThereBeforeTheFirstProduct) {
+  const pid_t child = fork();
+  if (child == 0) _exit(0);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(share_openmp_team(true));
+  EXPECT_TRUE(blas_threads_run());
+}
+
 TEST_F(SharedTeamTest, PartsHaveOtherNumbersThanOpenBlassOwnThreads) {
   const auto* const own_threads = static_cast<const int*>(blas_symbol("blas_num_threads"));
   if (!own_threads) GTEST_SKIP() << "it does not show how many it has";

@@ -1,7 +1,6 @@
-#include <torch/version.h>
 #include <torchfeed/plugin/threading/attention_kernels.h>
 
-#if TORCH_VERSION_MAJOR >= 2
+#if __has_include(<ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>)
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_native.h>
@@ -49,7 +48,11 @@ torch::Library register_kernels() {
 
 }  // namespace
 
-void give_attention_one_blas_thread() { static const torch::Library kLibrary = register_kernels(); }
+void give_attention_one_blas_thread() {
+  // Never undone: other threads may compute while the process ends.
+  static const auto* const library = new torch::Library(register_kernels());
+  static_cast<void>(library);
+}
 
 }  // namespace torchfeed::threading
 

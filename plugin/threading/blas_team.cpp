@@ -152,8 +152,21 @@ Helpers& helpers() {
 }
 
 std::atomic<bool> is_shared{false};
-/// OpenMP's threads of the thread that shared them.
-std::atomic<int> team_threads{1};
+/// The thread that shared OpenMP's, the one that trains, and how many it had when it last multiplied.
+std::atomic<std::thread::id> sharing_thread;
+std::atomic<int> sharing_threads{1};
+
+/// OpenMP's threads that the calling thread's product gets: the whole team, whatever the number of parts, as libgomp
+/// would end the threads of a larger one and start them again. But no more than the thread that trains has: where
+/// nobody has set a number, OpenMP's own is one for each CPU.
+int team_for(int parts) {
+  if (!openmp().found() || openmp().in_parallel() != 0) return 1;
+  const int threads = openmp().max_threads();
+  if (std::this_thread::get_id() != sharing_thread.load())
+    return std::min(threads, std::max(parts, sharing_threads.load()));
+  sharing_threads = threads;
+  return threads;
+}
 
 const pid_t loaded_in = getpid();
 
@@ -223,26 +236,26 @@ bool can_share_openmp_team() {
 }
 
 bool share_openmp_team(bool share) {
-  if (share == is_shared) return true;
-  if (share) {
-    if (!can_share_openmp_team()) return false;
-    static const int error = pthread_atfork(hold_products, let_products_go_on, forget_in_child);
-    if (error != 0) return false;
-    try {
-      helpers().start(blas_num_threads().value_or(1) - 1);
-    } catch (const std::system_error&) {
-      return false;
-    }
-    stay_loaded();
-    team_threads = openmp().max_threads();
+  if (!share) {
+    const std::lock_guard<std::mutex> lock(blas_products_mutex());
+    if (is_shared) stop_sharing();
+    return true;
+  }
+  if (!can_share_openmp_team()) return false;
+  static const int error = pthread_atfork(hold_products, let_products_go_on, forget_in_child);
+  if (error != 0) return false;
+  stay_loaded();
+  try {
+    helpers().start(blas_num_threads().value_or(1) - 1);
+  } catch (const std::system_error&) {
+    return is_shared;
   }
   const std::lock_guard<std::mutex> lock(blas_products_mutex());
-  if (share) {
-    is_shared = true;
-    setter()(run_blas_parts);
-  } else {
-    stop_sharing();
-  }
+  sharing_thread = std::this_thread::get_id();
+  sharing_threads = openmp().max_threads();
+  start_blas_threads();  // or the first products would, and free the memory that parts have
+  is_shared = true;
+  setter()(run_blas_parts);
   return true;
 }
 
@@ -253,10 +266,7 @@ void run_blas_parts(int /*sync*/, RunBlasPart run, int parts, std::size_t part_b
   Product product{run, parts, part_bytes, static_cast<char*>(first), argument, first_number(parts)};
   const std::lock_guard<std::mutex> lock(blas_products_mutex());
   if (parts == 1) return product.run_part(0);
-  // The whole team, whatever the number of parts, as libgomp would end the threads of a larger one and start them
-  // again; but no more, as a thread on which nobody has set a number has OpenMP's own.
-  const bool outside = openmp().found() && openmp().in_parallel() == 0;
-  const int threads = outside ? std::min(openmp().max_threads(), std::max(parts, team_threads.load())) : 1;
+  const int threads = team_for(parts);
   if (threads >= parts) openmp().parallel(enter_team, &product, static_cast<unsigned>(threads), 0);
   if (product.begun) return;
   try {

@@ -171,7 +171,8 @@ std::mutex& blas_products_mutex() {
 bool blas_threads_run() { return blas().library == BlasLibrary::kOpenBlas && !pool_is_idle(); }
 
 void start_blas_threads() {
-  if (pool_is_idle() && !pool_is_broken && !set_unless_refused(blas().get())) go_on_without_pool();
+  const int count = blas().get();
+  if (count > 1 && pool_is_idle() && !pool_is_broken && !set_unless_refused(count)) go_on_without_pool();
 }
 
 std::optional<int> blas_num_threads() {
@@ -230,7 +231,7 @@ SingleThreadedBlasScope::~SingleThreadedBlasScope() {
     return;
   }
   const std::lock_guard<std::mutex> products(blas_products_mutex());
-  if (set_unless_refused(threads)) return;
+  if (!pool_is_broken && set_unless_refused(threads)) return;
   go_on_without_pool();
   std::fprintf(stderr, "torchfeed: the system starts no %d more threads: BLAS goes on with one thread\n", threads - 1);
 }

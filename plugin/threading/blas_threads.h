@@ -33,7 +33,7 @@ std::mutex& blas_products_mutex();
 bool blas_threads_run();
 
 /// Starts OpenBLAS's own threads where a fork has ended them, as its next product would. Where the system starts none,
-/// it goes on with one thread. By who holds blas_products_mutex().
+/// it goes on with one thread; with a number of one nothing is done. By who holds blas_products_mutex().
 void start_blas_threads();
 
 /// The number of threads that BLAS uses; empty without a library that tells.

@@ -115,14 +115,16 @@ void PlanSetter::set_blas_team() {
   const bool wanted = plan_.blas_on_openmp && possible;
   const bool done = share_openmp_team(wanted);
   plan_.blas_on_openmp = openmp_team_is_shared();
-  if (plan_.blas_on_openmp) give_attention_one_blas_thread();
   if (!possible || !done)
     say("products of matrices stay on BLAS's own threads: " +
-        std::string(possible ? "the system starts no more threads" : "it lets nobody else run them here"));
-  if (plan_.blas_on_openmp == before) return;
-  undo_.emplace_back([before] {
-    if (!share_openmp_team(before)) throw std::runtime_error("OpenBLAS's products to OpenMP's threads");
-  });
+        std::string(possible ? "the system starts no more threads"
+                             : "it lets nobody else run them here, or has too many threads for that"));
+  if (plan_.blas_on_openmp != before) {
+    undo_.emplace_back([before] {
+      if (!share_openmp_team(before)) throw std::runtime_error("OpenBLAS's products to OpenMP's threads");
+    });
+  }
+  if (plan_.blas_on_openmp) give_attention_one_blas_thread();
 }
 
 void PlanSetter::set_blas_kernels() {
