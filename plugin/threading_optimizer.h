@@ -27,8 +27,8 @@ struct RealTime {
 
 struct ThreadingOptions {
   /// Threads inside an operator, 0 to 4096. 0: from the environment's MKL_NUM_THREADS or OMP_NUM_THREADS, else one for
-  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores one beside OpenBLAS's
-  /// own threads, unless Workload::activation_bytes tells of large tensors.
+  /// each physical core that the affinity mask and the CPU quota leave; with two or three cores one where LibTorch took
+  /// one, beside OpenBLAS's own threads, unless Workload::activation_bytes tells of large tensors.
   int intra_op = 0;
   /// Threads for operators beside each other (torch.jit.fork), 0 to 4096, which can be set once in a process. 0:
   /// LibTorch's own number, about one a core.

@@ -18,16 +18,14 @@ ThreadPlan plan_with(int own_threads, const std::string& description, std::uint6
   return plan_threads(inputs);
 }
 
-TEST(FewCoresPlanTest, FewCoresTakeOneThreadAndAllOfOpenBlassWhateverLibTorchTakesByItself) {
+TEST(FewCoresPlanTest, FewCoresKeepLibTorchsOneThreadAndAllOfOpenBlass) {
   for (const int cores : {2, 3}) {
-    for (const int own_threads : {0, 1, cores, 16}) {
-      const ThreadPlan plan = plan_with(own_threads, "core:" + std::to_string(cores) + " pu:1");
-      EXPECT_EQ(plan.intra_op, 1);
-      EXPECT_EQ(plan.blas, cores) << "a large product would take twice as long on one";
-      EXPECT_EQ(plan.training, cores);
-      EXPECT_TRUE(has_reason(plan.reasons, "intra_op = 1: a second thread would keep OpenBLAS's from one of " +
-                                               std::to_string(cores) + " cores while it waits"));
-    }
+    const ThreadPlan plan = plan_with(1, "core:" + std::to_string(cores) + " pu:1");
+    EXPECT_EQ(plan.intra_op, 1);
+    EXPECT_EQ(plan.blas, cores);
+    EXPECT_EQ(plan.training, cores);
+    EXPECT_TRUE(
+        has_reason(plan.reasons, "intra_op = 1: LibTorch's number before the first plan, which suits small tensors"));
   }
   EXPECT_EQ(plan_with(1, "core:4 pu:1").intra_op, 4);
 }
@@ -42,21 +40,16 @@ TEST(FewCoresPlanTest, LargeActivationsAreWorthAThreadForEachOfFewCores) {
   EXPECT_TRUE(has_reason(small.reasons, "waking threads on 2 cores takes longer than they save with tensors of 4 MiB"));
 }
 
-TEST(FewCoresPlanTest, TwoThreadsThatTheUserAsksForGoOnSpinningWhereLibTorchTakesAsMany) {
+TEST(FewCoresPlanTest, TwoCoresOnWhichLibTorchComputesGoOnAsWithoutAPlan) {
+  const ThreadPlan plan = plan_with(2, "core:2 pu:1");
+  EXPECT_EQ(plan.intra_op, 2);
+  EXPECT_EQ(plan.blas, 2) << "a large product would take twice as long on one";
+  EXPECT_FALSE(plan.short_spinning);
+  EXPECT_TRUE(plan_with(2, "core:2 pu:1", kLargeActivation).short_spinning);
+  EXPECT_TRUE(plan_with(3, "core:3 pu:1").short_spinning);
   PlanInputs inputs = machine("core:2 pu:1");
   inputs.default_intra_op = inputs.intra_op = 2;
-  const ThreadPlan plan = plan_threads(inputs);
-  EXPECT_EQ(plan.intra_op, 2);
-  EXPECT_EQ(plan.blas, 2);
-  EXPECT_FALSE(plan.short_spinning);
-  inputs.workload.activation_bytes = kLargeActivation;
-  EXPECT_TRUE(plan_threads(inputs).short_spinning);
-  inputs.workload.activation_bytes = 0;
-  inputs.default_intra_op = 1;
-  EXPECT_TRUE(plan_threads(inputs).short_spinning);
-  inputs = machine("core:3 pu:1");
-  inputs.default_intra_op = inputs.intra_op = 3;
-  EXPECT_TRUE(plan_threads(inputs).short_spinning);
+  EXPECT_EQ(plan_threads(inputs).blas, 2) << "as the user asks";
 }
 
 TEST(FewCoresPlanTest, OneThreadIsForOpenBlasWithThreadsOfItsOwnAlone) {
@@ -103,6 +96,7 @@ TEST(OneTeamPlanTest, OneThreadNeedsNoTeam) {
 
 TEST(OneTeamPlanTest, WhereOpenMpIsLimitedToOneThreadOpenBlasHasItsOwn) {
   PlanInputs inputs = machine_with_one_team("core:2 pu:1");
+  inputs.default_intra_op = 1;
   inputs.variables = variables({{"OMP_THREAD_LIMIT", "1"}});
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_FALSE(plan.blas_on_openmp);
@@ -115,12 +109,13 @@ TEST(OneTeamPlanTest, TheOptionLeavesOpenBlasItsOwnThreads) {
   inputs.blas_on_openmp = false;
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_FALSE(plan.blas_on_openmp);
-  EXPECT_EQ(plan.intra_op, 1);
+  EXPECT_EQ(plan.intra_op, 2);
   EXPECT_TRUE(has_reason(plan.reasons, "blas_on_openmp = 0: the option blas_on_openmp says so"));
 }
 
 TEST(FewCoresPlanTest, OneThreadOfOpenBlassGetsInNobodysWay) {
   PlanInputs inputs = machine("core:2 pu:1");
+  inputs.default_intra_op = 1;
   inputs.variables = variables({{"OPENBLAS_NUM_THREADS", "1"}});
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_EQ(plan.intra_op, 2);
@@ -133,7 +128,7 @@ TEST(OneTeamPlanTest, MoreThreadsOfOpenBlassThanOfOpenMpsStayItsOwn) {
   inputs.variables = variables({{"OPENBLAS_NUM_THREADS", "8"}});
   const ThreadPlan plan = plan_threads(inputs);
   EXPECT_FALSE(plan.blas_on_openmp);
-  EXPECT_EQ(plan.intra_op, 1);
+  EXPECT_EQ(plan.intra_op, 2);
   EXPECT_EQ(plan.blas, 8);
 }
 

@@ -236,14 +236,16 @@ Division divide(const Budget& budget, int dataloader, const std::optional<Decisi
   return division;
 }
 
-/// Whether OpenMP's threads would mostly get in the way of OpenBLAS's: see kSomeCores. Taken so unless the operators
-/// are known to work on large tensors.
+/// Whether OpenMP's threads would mostly get in the way of OpenBLAS's: see kSomeCores. Unless it is known what the
+/// operators work on, the number before the first plan tells, LibTorch's own or the program's: where that is one,
+/// nothing is slower with it than without this plan.
 bool one_thread_is_enough(const Budget& budget) {
   const PlanInputs& inputs = budget.inputs;
   const ThreadVariables& variables = inputs.variables;
+  const std::uint64_t activation = inputs.workload.activation_bytes;
   const int cores = budget.compute.value;
   return inputs.blas == BlasLibrary::kOpenBlas && variables.openblas_num_threads.value_or(cores) > 1 && cores > 1 &&
-         cores < kSomeCores && inputs.workload.activation_bytes < kLargeActivation &&
+         cores < kSomeCores && (activation == 0 ? inputs.default_intra_op == 1 : activation < kLargeActivation) &&
          !openmp_team_suits(inputs, std::min(cores, variables.omp_thread_limit.value_or(cores)));
 }
 
@@ -252,9 +254,8 @@ Decision decide_intra_op(const Budget& budget, const Division& division, const s
   if (one_thread_is_enough(budget)) {
     const std::string cores = count(budget.compute.value, "core");
     return {1, budget.inputs.workload.activation_bytes == 0
-                   ? "a second thread would keep OpenBLAS's from one of " + cores +
-                         " while it waits; tensors of many MiB gain by a thread for each core: say so by "
-                         "Workload::activation_bytes, or calibrate()"
+                   ? "LibTorch's number before the first plan, which suits small tensors on " + cores +
+                         "; large ones gain by a thread for each: say so by Workload::activation_bytes, or calibrate()"
                    : "waking threads on " + cores + " takes longer than they save with tensors of " +
                          size_text(budget.inputs.workload.activation_bytes)};
   }
@@ -276,9 +277,9 @@ Decision decide_inter_op(const PlanInputs& inputs) {
           "LibTorch's own number, which is left as it is unless the option inter_op asks"};
 }
 
-/// Whether OpenMP's idle threads would spin on cores that BLAS's own need. Not where the user asks for threads on both
-/// of two cores, on both of which LibTorch computed before the first plan, in operators that are not known to be large:
-/// OpenMP's other thread is soon needed again, and goes on spinning as it would without this plan.
+/// Whether OpenMP's idle threads would spin on cores that BLAS's own need. Not with two cores on both of which LibTorch
+/// computes by itself, in operators that are not known to be large: OpenMP's other thread is soon needed again, and
+/// goes on spinning as it would without this plan.
 bool idle_threads_are_in_the_way(const Budget& budget, const ThreadPlan& plan) {
   const PlanInputs& inputs = budget.inputs;
   const bool own_threads = inputs.blas == BlasLibrary::kOpenBlas || inputs.blas == BlasLibrary::kMkl;

@@ -45,8 +45,7 @@ struct PlanInputs {
   /// Threads that LibTorch's inter-op pool has or would have by itself; 0: unknown, taken as one for each core.
   int default_inter_op = 0;
   /// Threads that LibTorch took inside an operator before the first plan: by itself, or as the program had set it.
-  /// 0: unknown, taken as one for each core. Tells where the other of two threads that the user asks for goes on
-  /// spinning.
+  /// 0: unknown, taken as one for each core.
   int default_intra_op = 0;
   int primitive_cache = 0;
   /// Whether memory of freed tensors may be kept.
@@ -67,9 +66,8 @@ struct PlanInputs {
 ///                  hybrid machine the performance cores alone where those do more together than all cores, each
 ///                  with a part as large as the slowest's; OMP_THREAD_LIMIT caps them all. Where the loader has cores
 ///                  of its own, what those and the reserved one leave. One where there are less than kSomeCores,
-///                  OpenBLAS runs on threads of its own, and the workload's activations are not known to be
-///                  kLargeActivation or more: no step of benchmarks/optimizer_gain was slower so than by LibTorch's own
-///                  number, be that one or two.
+///                  OpenBLAS runs on several threads of its own, and the workload's activations are less than
+///                  kLargeActivation, or are not known and LibTorch took one before the first plan.
 ///   inter_op       the option, else LibTorch's own number, as it can be set once and not be put back
 ///   blas           OPENBLAS_NUM_THREADS or MKL_NUM_THREADS for that library, else intra_op, or the cores where that is
 ///                  one for few cores; 0 without such a library. Not one beside two of OpenMP's,
@@ -77,9 +75,8 @@ struct PlanInputs {
 ///                  1024, and half as fast for a product of 256 x 4096 and 4096 x 4096, where it was measured
 ///   blas_on_openmp where OpenBLAS can, takes more than one thread, and no more than intra_op by its variable
 ///   short_spinning where BLAS runs on several threads of its own, which waiting ones of OpenMP's would keep from their
-///                  cores: not where the user asks for two threads on two cores, on both of which LibTorch computed
-///                  before, unless activations are large, as waking the other thread for each operator took 40 us
-///                  where its core had slept
+///                  cores: not with two cores on both of which LibTorch by itself computes, unless activations are
+///                  large, as waking the other thread for each operator took 40 us where its core had slept
 ///   dataloader     what the workload asks for, else 0 with one core; else what trainer and system leave (one core at
 ///                  least is the trainer's; of a hybrid machine the efficiency cores), at most as many as the data are
 ///                  worth: 0 to 2 for small data, 4 where nothing is known, up to 16 for large data. Never more than
