@@ -22,6 +22,9 @@ bool can_share_openmp_team();
 /// threads, as without this; as then, its first one may hang where another thread of its parent was at one: see
 /// SingleThreadedBlasScope for children that hang never.
 ///
+/// OpenBLAS does not guard the start of its threads: where one thread forks while a second one's product begins and a
+/// third one's follows, the second may free memory that the third's parts have.
+///
 /// Any thread, while no product is computed.
 bool share_openmp_team(bool share);
 bool openmp_team_is_shared();
