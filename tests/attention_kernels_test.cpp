@@ -87,8 +87,10 @@ TEST_F(AttentionKernelsTest, OneOpenMpThreadTakesAllOfBlass) {
 
 #else
 
-TEST(AttentionKernelsTest, WithoutTheOperatorThereIsNothingToDo) {
-  torchfeed::threading::give_attention_one_blas_thread();
+TEST(AttentionKernelsTest, WithoutTheOperatorNothingIsDoneAndNothingTold) {
+  ::testing::internal::CaptureStderr();
+  EXPECT_NO_THROW(torchfeed::threading::give_attention_one_blas_thread());
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
 #endif
